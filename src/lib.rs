@@ -1,0 +1,11 @@
+//! bursar: a self-hosted USDC wallet for AI agents.
+//!
+//! An agent asks; a daemon that holds the keys decides and signs; a contract that holds the money
+//! enforces. The rooms and who may touch what: `docs/architecture.md`.
+
+pub mod cli;
+pub mod engine;
+pub mod money;
+pub mod payment;
+pub mod refusal;
+pub mod view;

@@ -1,0 +1,91 @@
+//! The command line: one file a command, each with its `Args` and a `run`.
+//!
+//! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
+//! 4 checked and found wrong (audit, reconciliation).
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// A self-hosted USDC wallet for AI agents: limits on chain, keys in a daemon, operators in charge.
+#[derive(Debug, Parser)]
+#[command(name = "bursar", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the version.
+    Version,
+}
+
+/// What went wrong, in words for the person at the terminal, and what to do next.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CliError {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The kind of an error decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Refused by a rule, or failed: exit 1.
+    Refused,
+    /// Wrong arguments or wrong file contents: exit 2.
+    Usage,
+    /// Daemon, chain or file out of reach: exit 3.
+    Unreachable,
+    /// A check ran and found a fault: exit 4.
+    Mismatch,
+}
+
+impl CliError {
+    /// Makes an error without a hint.
+    pub fn new(kind: Kind, message: impl std::fmt::Display) -> Self {
+        Self { kind, message: message.to_string(), hint: None }
+    }
+
+    /// Adds the next step, printed on a line of its own.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self.kind {
+            Kind::Refused => 1,
+            Kind::Usage => 2,
+            Kind::Unreachable => 3,
+            Kind::Mismatch => 4,
+        })
+    }
+}
+
+/// Parses the arguments, runs the command, prints its error.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(usage) => usage.exit(),
+    };
+    let outcome: Result<(), CliError> = match cli.command {
+        Command::Version => {
+            println!("bursar {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = &error.hint {
+                eprintln!("hint: {hint}");
+            }
+            error.exit_code()
+        }
+    }
+}

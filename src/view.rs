@@ -1,0 +1,311 @@
+//! The JSON that surfaces show: payments, permissions, approvals, agents, payees, proposals.
+//!
+//! Amounts are decimal strings; `*_units` stand beside them where a signature depends on them.
+//! Times are RFC 3339 in UTC. Addresses are checksummed.
+
+use alloy::primitives::{Address, B256};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    money::Usdc,
+    payment::{AgentId, Context, FundsMoved, PaymentId, State},
+    refusal::Refusal,
+};
+
+/// One payment as its agent and the operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PaymentView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: PaymentId,
+    /// Who asked.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// Where it stands.
+    pub state: State,
+    /// Whether money moved.
+    pub funds_moved: FundsMoved,
+    /// Where the money goes.
+    #[schema(value_type = String)]
+    pub payee: Address,
+    /// The payee's label, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payee_label: Option<String>,
+    /// Decimal USDC.
+    #[schema(value_type = String)]
+    pub amount: Usdc,
+    /// The same in base units.
+    pub amount_units: u64,
+    /// Why.
+    pub reason: String,
+    /// For whom and for what.
+    pub context: Context,
+    /// The hash of the above in the chain's event.
+    #[schema(value_type = String)]
+    pub context_hash: B256,
+    /// The key it was asked under.
+    pub idempotency_key: String,
+    /// The agent's policy version when it was decided.
+    pub policy_version: u64,
+    /// Why it was denied, failed, or waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The transaction that holds it, once signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub transaction: Option<B256>,
+    /// The block of that transaction, once included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// When it was accepted.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+    /// When it last changed.
+    #[schema(value_type = String)]
+    pub updated_at: Timestamp,
+}
+
+/// A page of payments, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PaymentPage {
+    /// The payments.
+    pub payments: Vec<PaymentView>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// What `POST /v1/payments/simulate` answers: the decision without the payment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Simulation {
+    /// `allow`, `ask` (operators decide) or `deny`.
+    pub decision: Verdict,
+    /// Why it would not simply pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub because: Vec<Refusal>,
+    /// Every rule that was looked at, in order.
+    pub rules: Vec<RuleTrace>,
+}
+
+/// The three verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It passes.
+    Allow,
+    /// Operators decide.
+    Ask,
+    /// It is refused.
+    Deny,
+}
+
+/// One rule's part in a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleTrace {
+    /// The rule, for example `limits.day`.
+    pub rule: String,
+    /// Did it pass?
+    pub passed: bool,
+    /// Its limit, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// What was held against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+}
+
+/// One limit, how much of it is used, and what is left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitView {
+    /// The rule, for example `limits.day`.
+    pub rule: String,
+    /// Decimal USDC, or a count.
+    pub limit: String,
+    /// What is used, reservations included.
+    pub used: String,
+    /// What is left.
+    pub remaining: String,
+    /// Seconds until something comes back, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returns_in: Option<u64>,
+    /// Held by the contract too?
+    pub on_chain: bool,
+}
+
+/// What an agent may do: `GET /v1/permissions`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Permissions {
+    /// Who.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// Its signing address on chain.
+    #[schema(value_type = String)]
+    pub address: Address,
+    /// May it pay at all now?
+    pub active: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inactive_because: Option<Refusal>,
+    /// Largest payment without operators.
+    #[schema(value_type = String)]
+    pub ceiling: Usdc,
+    /// When its authority ends.
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+    /// Policy version on chain.
+    pub policy_version: u64,
+    /// Category names it may pay.
+    pub categories: Vec<String>,
+    /// Every limit.
+    pub limits: Vec<LimitView>,
+    /// Everyone it may pay without operators.
+    pub payees: Vec<crate::payment::Payee>,
+}
+
+/// A payment that waits for the operators.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ApprovalView {
+    /// The payment.
+    pub payment: PaymentView,
+    /// What the quorum would set aside, in words: `ceiling`, `payee`, `agent_caps`, `wallet_cap`.
+    pub overrides: Vec<String>,
+    /// The EIP-712 typed data (`types`, `domain`, `primaryType`, `message`), as wallets take it.
+    #[schema(value_type = Object)]
+    pub typed_data: serde_json::Value,
+    /// Its digest: what a device shows and every operator's signature covers.
+    #[schema(value_type = String)]
+    pub digest: B256,
+    /// Signatures needed.
+    pub threshold: u64,
+    /// Operators who signed.
+    #[schema(value_type = Vec<String>)]
+    pub signed_by: Vec<Address>,
+    /// After this the payment expires.
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+}
+
+/// An agent as operators see it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AgentView {
+    /// Who.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// Its signing address on chain.
+    #[schema(value_type = String)]
+    pub address: Address,
+    /// The person it works for.
+    pub sponsor: String,
+    /// Fingerprint of its request key (RFC 7638 thumbprint).
+    pub key_id: String,
+    /// Frozen by an operator?
+    pub frozen: bool,
+    /// Known to the contract?
+    pub on_chain: bool,
+    /// Policy version on chain.
+    pub policy_version: u64,
+    /// Every limit.
+    pub limits: Vec<LimitView>,
+    /// The most it could still pay if it were stolen now: what is left of its tightest caps.
+    #[schema(value_type = String)]
+    pub at_risk: Usdc,
+}
+
+/// A change of policy on its way to the contract.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProposalView {
+    /// keccak-256 of the change: its id on chain.
+    #[schema(value_type = String)]
+    pub id: B256,
+    /// The change in words.
+    pub summary: String,
+    /// The change, as calldata of `IPolicyChanges`, hexadecimal.
+    pub change: String,
+    /// Typed data the quorum signs.
+    #[schema(value_type = Object)]
+    pub typed_data: serde_json::Value,
+    /// Its digest.
+    #[schema(value_type = String)]
+    pub digest: B256,
+    /// `collecting`, `submitted`, `waiting`, `ready`, `executed` or `cancelled`.
+    pub state: ProposalState,
+    /// Signatures needed.
+    pub threshold: u64,
+    /// Operators who signed.
+    #[schema(value_type = Vec<String>)]
+    pub signed_by: Vec<Address>,
+    /// When its delay ends, once submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ready_at: Option<Timestamp>,
+    /// Who proposed it.
+    #[schema(value_type = String)]
+    pub proposed_by: Address,
+}
+
+/// Where a proposal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProposalState {
+    /// Waits for signatures.
+    Collecting,
+    /// Its transaction is on the way.
+    Submitted,
+    /// On chain, waiting out its delay.
+    Waiting,
+    /// Its delay is over: `apply` runs it.
+    Ready,
+    /// Done.
+    Executed,
+    /// Withdrawn.
+    Cancelled,
+}
+
+/// An operator's signed order that only tightens (freeze, lower, remove, revoke).
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TightenOrder {
+    /// Calldata of `IPolicyChanges`, hexadecimal.
+    pub change: String,
+    /// Operator's nonce, decimal or 0x.
+    pub nonce: String,
+    /// Unix seconds.
+    pub deadline: u64,
+    /// The operator.
+    #[schema(value_type = String)]
+    pub signer: Address,
+    /// 65-byte signature over `Tighten`, hexadecimal.
+    pub signature: String,
+}
+
+/// Adds an operator's signature to an approval or a proposal.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureBody {
+    /// The operator.
+    #[schema(value_type = String)]
+    pub signer: Address,
+    /// 65-byte signature over the digest, hexadecimal.
+    pub signature: String,
+}
+
+/// Proposes a change; the proposer signs later like everyone else.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProposeBody {
+    /// Calldata of `IPolicyChanges`, hexadecimal.
+    pub change: String,
+    /// For a payee: the label agents will use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// Why an operator refuses a payment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RejectBody {
+    /// 1 to 500 bytes; the agent sees it.
+    pub reason: String,
+}
