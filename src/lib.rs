@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod keys;
 pub mod money;
 pub mod payment;
 pub mod refusal;
