@@ -5,11 +5,11 @@ use std::sync::Arc;
 use alloy::primitives::{Address, B256};
 
 use crate::{
-    payment::{AgentId, PaymentId, PaymentRequest},
+    payment::{AgentId, PaymentId, PaymentRequest, State},
     refusal::Refusal,
     view::{
         AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
-        SignatureBody, Simulation, TightenOrder,
+        SignatureBody, Simulation, TightenOrder, WalletView,
     },
 };
 
@@ -48,6 +48,10 @@ impl Engine {
     /// Is the address an operator in the contract?
     pub fn is_operator(&self, address: Address) -> bool {
         let _ = address;
+        unimplemented!()
+    }
+    /// Tells what is public about the wallet: chain, addresses, categories, operators.
+    pub async fn wallet(&self) -> Result<WalletView, Refusal> {
         unimplemented!()
     }
     /// Chain id and wallet address: the domain of operators' signed requests.
@@ -93,14 +97,16 @@ impl Engine {
         let _ = (agent, id);
         unimplemented!()
     }
-    /// Lists payments, newest first; `limit` 1 to 200.
+    /// Lists payments, newest first; `limit` 1 to 200. `agent` None: of all agents; `state` None: in
+    /// every state.
     pub async fn payments(
         &self,
         agent: Option<&AgentId>,
+        state: Option<State>,
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<PaymentPage, Refusal> {
-        let _ = (agent, cursor, limit);
+        let _ = (agent, state, cursor, limit);
         unimplemented!()
     }
     /// Says what the agent may do.

@@ -4,6 +4,7 @@
 //! enforces. The rooms and who may touch what: `docs/architecture.md`.
 
 pub mod cli;
+pub mod contract;
 pub mod engine;
 pub mod keys;
 pub mod money;

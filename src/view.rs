@@ -213,6 +213,28 @@ pub struct AgentView {
     pub at_risk: Usdc,
 }
 
+/// What is public about the wallet: `GET /v1/wallet`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WalletView {
+    /// The chain.
+    pub chain_id: u64,
+    /// The PolicyWallet: with the chain id, the domain of every signature.
+    #[schema(value_type = String)]
+    pub wallet: Address,
+    /// Its USDC.
+    #[schema(value_type = String)]
+    pub usdc: Address,
+    /// Frozen as a whole?
+    pub frozen: bool,
+    /// Names of the payee categories; the position is the bit in the contract.
+    pub categories: Vec<String>,
+    /// The operators (those that are plain addresses).
+    #[schema(value_type = Vec<String>)]
+    pub operators: Vec<Address>,
+    /// How many of them make a quorum.
+    pub threshold: u64,
+}
+
 /// A change of policy on its way to the contract.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ProposalView {

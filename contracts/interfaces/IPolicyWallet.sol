@@ -125,6 +125,8 @@ interface IPolicyWallet {
     ) external;
 
     /// @notice Pays lists of several agents. A bad item or batch is skipped with an event that says why.
+    /// Each agent signs
+    /// `PayBatch(address agent,uint256 nonce,uint256 deadline,bytes32 context,bytes32[] items)`.
     function payBatch(Batch[] calldata batches) external;
 
     /// @notice Pays past the limits named in `overrides`, on the agent's and the quorum's signatures over one digest:
