@@ -9,5 +9,7 @@ pub mod engine;
 pub mod keys;
 pub mod money;
 pub mod payment;
+pub mod policy;
 pub mod refusal;
 pub mod view;
+pub mod window;

@@ -1,0 +1,22 @@
+//! What an agent may do: its policy file, the decision about one payment, the lint.
+//!
+//! Pure: time comes in as unix seconds, the chain's view as values.
+
+mod document;
+mod evaluate;
+mod hosts;
+mod room;
+mod usage;
+
+pub use document::{
+    AgentLimits, Categories, CategoriesError, Counts, Limits, Loops, OnLimit, Policy, PolicyError,
+};
+pub use evaluate::{
+    ChainLimits, Decision, Judgement, PayeeRecord, Question, evaluate, override_names, overrides,
+};
+pub use hosts::{HostPattern, NotAHost};
+pub use room::{limit_views, worst_case};
+pub use usage::{Facts, HistoryRow, Outcome, Usage, WalletUsage};
+
+#[cfg(test)]
+mod testing;
