@@ -3,9 +3,13 @@
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
 //! 4 checked and found wrong (audit, reconciliation).
 
+mod init;
+
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::keys::KeyError;
 
 /// A self-hosted USDC wallet for AI agents: limits on chain, keys in a daemon, operators in charge.
 #[derive(Debug, Parser)]
@@ -17,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make or import the seed that every key of the daemon comes from.
+    Init(init::Args),
     /// Print the version.
     Version,
 }
@@ -66,6 +72,34 @@ impl CliError {
     }
 }
 
+impl From<KeyError> for CliError {
+    fn from(error: KeyError) -> Self {
+        let kind = match error {
+            KeyError::Missing { .. }
+            | KeyError::NoSeedFile { .. }
+            | KeyError::Io { .. }
+            | KeyError::Fd { .. }
+            | KeyError::NoTerminal { .. } => Kind::Unreachable,
+            KeyError::NotAFile { .. }
+            | KeyError::NotASeedFile { .. }
+            | KeyError::BadKeystore { .. }
+            | KeyError::BadRawKey { .. }
+            | KeyError::NoOperatorKey
+            | KeyError::WordCount(_)
+            | KeyError::UnknownWord(_)
+            | KeyError::PhraseChecksum
+            | KeyError::IndexRange(_)
+            | KeyError::EmptyPassphrase
+            | KeyError::ShortPassphrase(_)
+            | KeyError::NotOneLine { .. }
+            | KeyError::TooLong { .. }
+            | KeyError::SharedFd(_) => Kind::Usage,
+            _ => Kind::Refused,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Parses the arguments, runs the command, prints its error.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
@@ -73,6 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(usage) => usage.exit(),
     };
     let outcome: Result<(), CliError> = match cli.command {
+        Command::Init(args) => init::run(&args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -63,6 +63,19 @@ pub(crate) fn write_fd(fd: u32, bytes: &[u8]) -> Result<(), KeyError> {
         .map_err(|source| KeyError::Fd { fd, source })
 }
 
+/// Fails if two of the descriptors are the same: the second reader of a pipe would find it empty.
+///
+/// # Errors
+/// [`KeyError::SharedFd`].
+pub(crate) fn distinct_fds<const N: usize>(fds: [Option<u32>; N]) -> Result<(), KeyError> {
+    let mut named: Vec<u32> = fds.into_iter().flatten().collect();
+    named.sort_unstable();
+    match named.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(KeyError::SharedFd(pair[0])),
+        None => Ok(()),
+    }
+}
+
 /// The whole input, or `None` if it is longer than `limit`. The buffer never moves while it grows,
 /// so that no copy of a secret is left behind unwiped.
 fn read_bounded(from: &mut File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {

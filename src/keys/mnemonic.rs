@@ -4,12 +4,15 @@ use coins_bip39::{English, MnemonicError, Wordlist};
 use rand::rngs::OsRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::KeyError;
+use super::{KeyError, ask, files};
 
 type Bip39 = coins_bip39::Mnemonic<English>;
 
 /// The longest phrase in bytes: 24 words of at most 8 letters, and 23 spaces, rounded up.
 pub(super) const MAX_PHRASE: usize = 216;
+
+/// The longest text that is read as a phrase: the words with generous white space; in bytes.
+const MAX_INPUT: usize = 4096;
 
 /// A valid BIP-39 phrase in the English list, wiped on drop. No `Debug`, no `Clone`.
 ///
@@ -67,6 +70,21 @@ impl Mnemonic {
         let words = checked(&self.phrase)?;
         words.to_seed(None).map(Zeroizing::new).map_err(|_| KeyError::PhraseChecksum)
     }
+}
+
+/// A phrase from a descriptor, or typed at the terminal.
+///
+/// # Errors
+/// The source cannot be read; as [`Mnemonic::parse`].
+pub(crate) fn read_mnemonic(fd: Option<u32>) -> Result<Mnemonic, KeyError> {
+    let Some(fd) = fd else {
+        let typed = Zeroizing::new(ask("The words, separated by spaces: ", "--mnemonic-fd")?);
+        return Mnemonic::parse(&typed);
+    };
+    let bytes = files::read_fd(fd, MAX_INPUT)?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| KeyError::NotOneLine { origin: format!("descriptor {fd}") })?;
+    Mnemonic::parse(text)
 }
 
 /// Parses, and wipes the copy of the phrase that the library's error would carry.

@@ -41,8 +41,9 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 pub use error::KeyError;
-pub(crate) use files::{refuse_existing, write_fd};
+pub(crate) use files::{distinct_fds, refuse_existing, write_fd};
 pub use mnemonic::Mnemonic;
+pub(crate) use mnemonic::read_mnemonic;
 pub use operator::OperatorKeyArgs;
 pub(crate) use passphrase::ask;
 pub use passphrase::{MIN_NEW_PASSPHRASE, Passphrase, PassphraseArgs};
