@@ -27,10 +27,7 @@ pub(super) fn read_private(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8
     }
     let mut file = File::open(path).map_err(io("open"))?;
     // The opened file's own permissions count, whatever the name points at by now.
-    let mode = file.metadata().map_err(io("look at"))?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(KeyError::LoosePermissions { path: path.to_owned(), mode });
-    }
+    refuse_loose(path, &file.metadata().map_err(io("look at"))?)?;
     read_bounded(&mut file, limit)
         .map_err(io("read"))?
         .ok_or_else(|| KeyError::TooLong { origin: path.display().to_string(), limit })
@@ -51,16 +48,30 @@ pub(super) fn read_fd(fd: u32, limit: usize) -> Result<Zeroizing<Vec<u8>>, KeyEr
         .ok_or_else(|| KeyError::TooLong { origin: format!("descriptor {fd}"), limit })
 }
 
-/// Writes to a descriptor that the caller of the program opened for us.
+/// Writes a secret to a descriptor that the caller of the program opened for us: a pipe, or a file
+/// that nobody else may open.
 ///
 /// # Errors
-/// Not open for writing.
+/// Not open; a file open to other users.
 pub(crate) fn write_fd(fd: u32, bytes: &[u8]) -> Result<(), KeyError> {
-    OpenOptions::new()
-        .append(true)
-        .open(format!("/dev/fd/{fd}"))
-        .and_then(|mut file| file.write_all(bytes))
-        .map_err(|source| KeyError::Fd { fd, source })
+    let name = format!("/dev/fd/{fd}");
+    let failed = |source| KeyError::Fd { fd, source };
+    // Appending, because the descriptor that is opened anew does not share the old one's place.
+    let mut to = OpenOptions::new().append(true).open(&name).map_err(failed)?;
+    let found = to.metadata().map_err(failed)?;
+    if found.is_file() {
+        refuse_loose(&fs::canonicalize(&name).map_err(failed)?, &found)?;
+    }
+    to.write_all(bytes).map_err(failed)
+}
+
+fn refuse_loose(path: &Path, found: &fs::Metadata) -> Result<(), KeyError> {
+    match found.permissions().mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => {
+            Err(KeyError::LoosePermissions { path: path.to_owned(), mode })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails if two of the descriptors are the same: the second reader of a pipe would find it empty.

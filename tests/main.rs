@@ -1,0 +1,3 @@
+//! The one integration binary: a folder a room, `support` for what they share.
+
+mod cli;
