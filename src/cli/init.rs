@@ -14,6 +14,7 @@ use std::{
 use clap::Args as ClapArgs;
 use rand::rngs::OsRng;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::{CliError, Kind};
@@ -133,6 +134,14 @@ struct Terminal {
 impl Terminal {
     fn open() -> Result<Self, KeyError> {
         let output = OpenOptions::new().write(true).open("/dev/tty").map_err(no_terminal)?;
+        // From here on Ctrl-C is an answer to a prompt and not the end of the process, which would
+        // leave the words on the screen and the terminal without echo.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(no_terminal)?;
+        let _within = runtime.enter();
+        drop(signal(SignalKind::interrupt()).map_err(no_terminal)?);
         Ok(Self { output })
     }
 
@@ -140,10 +149,9 @@ impl Terminal {
     fn show(mut self, mnemonic: &Mnemonic, check: bool) -> Result<(), CliError> {
         let grid = grid(mnemonic.phrase());
         self.print(&grid)?;
-        drop(Zeroizing::new(ask(
-            "Press Enter when they are on paper; the screen is then cleared. ",
-        )?));
+        let seen = ask("Press Enter when they are on paper; the screen is then cleared. ");
         self.print(CLEAR)?;
+        drop(Zeroizing::new(seen?));
         if check {
             let places = rand::seq::index::sample(&mut OsRng, words(mnemonic).count(), CHECKED);
             let mut places = places.into_vec();

@@ -168,6 +168,9 @@ pub enum KeyError {
         /// Why the terminal did not open.
         source: io::Error,
     },
+    /// The person at the terminal pressed Ctrl-C or Ctrl-D.
+    #[error("stopped at the terminal")]
+    Cancelled,
     /// A descriptor is not open, or not for this direction.
     #[error("descriptor {fd} cannot be opened ({source}): is it redirected, as in `{fd}<file`?")]
     Fd {

@@ -101,9 +101,10 @@ fn checked(phrase: &str) -> Result<Bip39, KeyError> {
 mod tests {
     use super::*;
 
-    /// Entropy, phrase: the reference vectors of BIP-39 (trezor/python-mnemonic, vectors.json).
-    /// Their seeds use the passphrase "TREZOR", which bursar does not have; the seeds below were
-    /// computed for the empty one with Python's `hashlib.pbkdf2_hmac`.
+    /// Phrases of 12, 18 and 24 words from BIP-39's reference vectors (trezor/python-mnemonic), of
+    /// 15 and 21 from eth-account for the entropy 0, 1, 2, ...; and anvil's. The reference seeds use
+    /// the passphrase "TREZOR", which bursar does not have: the seeds here are those of the empty
+    /// one, computed with Python's `hashlib.pbkdf2_hmac`.
     const VECTORS: &[(&str, &str)] = &[
         (
             "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
@@ -128,6 +129,14 @@ mod tests {
         (
             "void come effort suffer camp survey warrior heavy shoot primary clutch crush open amazing screen patrol group space point ten exist slush involve unfold",
             "b873212f885ccffbf4692afcb84bc2e55886de2dfa07d90f5c3c239abc31c0a6ce047e30fd8bf6a281e71389aa82d73df74c7bbfb3b06b4639a5cee775cccd3c",
+        ),
+        (
+            "abandon amount liar amount expire adjust cage candy arch gather drum bullet absurd math exhibit",
+            "85a7ff16b142e4fe20330f991bfd55e44543aace2d3f4be68fbef96bde85db6e7cc839fecd8fa573ad501a4335aca11140f0d37a218e05e2de0a15fe5c69a8a9",
+        ),
+        (
+            "abandon amount liar amount expire adjust cage candy arch gather drum bullet absurd math era live bid rhythm alien crouch saddle",
+            "7ab9c1dd402609b43e6e672bc5f760705becf3b7e85678ae8318bd651042c11f5f6a65971157f861af25f624117443ce4ce6260c6592a9b091b260b850d5033d",
         ),
         (
             "test test test test test test test test test test test junk",

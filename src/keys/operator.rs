@@ -19,7 +19,7 @@ use super::{KeyError, Passphrase, PassphraseArgs, files, passphrase::one_line};
 const MAX_KEYSTORE: usize = 64 * 1024;
 /// 64 hexadecimal digits, `0x`, and a line's end; in bytes.
 const MAX_RAW_KEY: usize = 68;
-/// The most memory that a keystore's scrypt may take, in bytes (128 N r). Geth's is 256 MiB.
+/// The most memory that a keystore's scrypt may take, in bytes (128 r (N + p)). Geth's is 256 MiB.
 const MAX_SCRYPT_MEMORY: u64 = 1 << 30;
 /// The most lanes that a keystore's scrypt may have; they run one by one.
 const MAX_SCRYPT_LANES: u32 = 16;
@@ -102,7 +102,7 @@ pub fn create_keystore(
     eth_keystore::encrypt_key(
         scratch.path(),
         &mut OsRng,
-        &*secret,
+        secret.as_slice(),
         passphrase.as_bytes(),
         Some("keystore"),
     )
@@ -138,7 +138,7 @@ fn check_keystore(path: &Path) -> Result<Option<Address>, KeyError> {
     }
     let fits = match crypto.kdfparams {
         KdfparamsType::Scrypt { dklen, n, p, r, .. } => {
-            let memory = u64::from(n).saturating_mul(128).saturating_mul(u64::from(r));
+            let memory = (u64::from(n) + u64::from(p)).saturating_mul(128 * u64::from(r));
             dklen == 32
                 && n.is_power_of_two()
                 && n >= 2

@@ -51,7 +51,7 @@ impl PassphraseArgs {
     /// # Errors
     /// The source cannot be read, is not one line of text, or is empty; no terminal to ask on.
     pub fn read(&self, prompt: &str) -> Result<Passphrase, KeyError> {
-        match self.from_source()? {
+        match self.given()? {
             Some(passphrase) => Ok(passphrase),
             None => Passphrase::new(ask(prompt, INSTEAD)?),
         }
@@ -63,7 +63,7 @@ impl PassphraseArgs {
     /// # Errors
     /// As [`Self::read`]; too short; the two entries differ.
     pub fn read_new(&self, prompt: &str) -> Result<Passphrase, KeyError> {
-        let source = self.from_source()?;
+        let source = self.given()?;
         let typed = source.is_none();
         let passphrase = match source {
             Some(passphrase) => passphrase,
@@ -78,7 +78,7 @@ impl PassphraseArgs {
         Ok(passphrase)
     }
 
-    fn from_source(&self) -> Result<Option<Passphrase>, KeyError> {
+    fn given(&self) -> Result<Option<Passphrase>, KeyError> {
         let (bytes, origin) = match (self.passphrase_fd, &self.passphrase_file) {
             (Some(fd), _) => (files::read_fd(fd, MAX_PASSPHRASE)?, format!("descriptor {fd}")),
             (None, Some(path)) => {
@@ -103,9 +103,11 @@ pub(super) fn one_line(bytes: &[u8], origin: String) -> Result<&str, KeyError> {
 /// Asks on the controlling terminal, whatever stdin and stdout are, without showing the answer.
 ///
 /// # Errors
-/// [`KeyError::NoTerminal`], naming what to give `instead`.
+/// [`KeyError::NoTerminal`], naming what to give `instead`; [`KeyError::Cancelled`] at Ctrl-D, and
+/// at Ctrl-C where SIGINT does not end the program.
 pub(crate) fn ask(prompt: &str, instead: &'static str) -> Result<String, KeyError> {
     rpassword::prompt_password(prompt).map_err(|source| match source.kind() {
+        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof => KeyError::Cancelled,
         io::ErrorKind::InvalidData => KeyError::NotOneLine { origin: "the terminal".to_owned() },
         _ => KeyError::NoTerminal { instead, source },
     })

@@ -32,6 +32,13 @@ const _: () = assert!(!Probe::<Mnemonic>::DEBUG && !Probe::<Mnemonic>::CLONE);
 const _: () = assert!(!Probe::<Passphrase>::DEBUG && !Probe::<Passphrase>::CLONE);
 const _: () = assert!(!Probe::<Branch>::DEBUG && !Probe::<Branch>::CLONE);
 
+const fn wiped_on_drop<T: zeroize::ZeroizeOnDrop>() {}
+const _: () = wiped_on_drop::<Mnemonic>();
+const _: () = wiped_on_drop::<Passphrase>();
+// What `Keys` is made of: the nodes' and signers' scalars, and the audit key.
+const _: () = wiped_on_drop::<ecdsa::SigningKey>();
+const _: () = wiped_on_drop::<SigningKey>();
+
 fn junk() -> Keys {
     Keys::from_mnemonic(&Mnemonic::parse(JUNK).unwrap()).unwrap()
 }
@@ -107,7 +114,7 @@ fn signers_sign_and_are_cached_up_to_the_bound() {
     assert_eq!(keys.agents.signers.read().unwrap().len(), 1);
     // A full cache still answers, and right.
     let filler = keys.agent(3).unwrap();
-    let full = (0..CACHED as u32).map(|i| (HARDENED + i, filler.clone())).collect();
+    let full = (HARDENED..).take(CACHED).map(|i| (i, filler.clone())).collect();
     *keys.agents.signers.write().unwrap() = full;
     assert_eq!(keys.agent(0).unwrap().address(), junk().agent_address(0).unwrap());
     assert_eq!(keys.agents.signers.read().unwrap().len(), CACHED);

@@ -208,7 +208,7 @@ impl Terminal {
     }
 
     /// Passphrase twice, then the words off the screen.
-    fn to_the_words(&mut self) -> Vec<String> {
+    fn reach_the_words(&mut self) -> Vec<String> {
         self.until("seed file: ");
         self.enter(PASS);
         self.until("Again: ");
@@ -242,7 +242,7 @@ fn on_a_terminal_words_are_shown_checked_and_kept_off_stdout() {
     }
     let dir = place();
     let mut terminal = Terminal::start(&dir, "--json");
-    let words = terminal.to_the_words();
+    let words = terminal.reach_the_words();
     assert!(!dir.path().join("bursar.seed").exists(), "written before the check");
     for _ in 0..3 {
         let number = terminal.asked();
@@ -264,7 +264,7 @@ fn on_a_terminal_a_failed_check_writes_nothing() {
     }
     let dir = place();
     let mut terminal = Terminal::start(&dir, "");
-    terminal.to_the_words();
+    terminal.reach_the_words();
     for _ in 0..3 {
         terminal.asked();
         terminal.enter("wrong");
@@ -273,6 +273,21 @@ fn on_a_terminal_a_failed_check_writes_nothing() {
     assert_eq!(terminal.end(), Some(1));
     assert_eq!(names(dir.path()), ["out", "pass", "words"]);
     assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "");
+}
+
+#[test]
+fn on_a_terminal_ctrl_c_clears_the_words_and_writes_nothing() {
+    if Terminal::missing() {
+        return;
+    }
+    let dir = place();
+    let mut terminal = Terminal::start(&dir, "--passphrase-file pass");
+    terminal.until("is then cleared. ");
+    terminal.enter("\x03");
+    terminal.until("\x1b[2J");
+    terminal.until("stopped");
+    assert_eq!(terminal.end(), Some(1));
+    assert_eq!(names(dir.path()), ["out", "pass", "words"]);
 }
 
 #[test]

@@ -112,6 +112,7 @@ fn hostile_keystores_are_refused() {
         (SCRYPT, "\"r\":8", "\"r\":4294967295"),
         (SCRYPT, "\"r\":8", "\"r\":0"),
         (SCRYPT, "\"p\":1", "\"p\":4294967295"),
+        (SCRYPT, "\"r\":8,\"p\":1", "\"r\":1000,\"p\":16777216"),
         (SCRYPT, "\"dklen\":32", "\"dklen\":16"),
         (SCRYPT, "16b2f1d019089a29a1061402baa613cb", "83db"),
         (SCRYPT, "d4c6be3a469c9434", ""),

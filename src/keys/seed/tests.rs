@@ -66,8 +66,8 @@ fn fault(bytes: &[u8], mode: u32, pass: &str) -> KeyError {
 
 #[test]
 fn golden_file() {
-    let salt = std::array::from_fn(|i| i as u8);
-    let nonce = std::array::from_fn(|i| 100 + i as u8);
+    let salt = std::array::from_fn(|i| i.to_le_bytes()[0]);
+    let nonce = std::array::from_fn(|i| 100 + i.to_le_bytes()[0]);
     let sealed = seal(&junk(), &passphrase(RIGHT), CHEAP, salt, nonce).unwrap();
     assert_eq!(hex::encode(&sealed), GOLDEN);
     assert_eq!(sealed.len(), FILE_LEN);
@@ -130,7 +130,7 @@ fn of_racing_writers_one_wins() {
     });
     assert_eq!(outcomes.iter().filter(|won| **won).count(), 1);
     let winner = outcomes.iter().position(|won| *won).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), vec![winner as u8; 4096]);
+    assert_eq!(fs::read(&path).unwrap(), [winner.to_le_bytes()[0]; 4096]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
