@@ -63,6 +63,14 @@ codes! {
     InvalidSignature = "invalid_signature", 401, "Invalid signature";
     /// The body or a parameter cannot be read.
     InvalidPayment = "invalid_payment", 400, "Invalid payment";
+    /// The same of a request that is not a payment.
+    InvalidRequest = "invalid_request", 400, "Invalid request";
+    /// The body is larger than the daemon reads.
+    BodyTooLarge = "body_too_large", 413, "Body too large";
+    /// The body is not `application/json`.
+    UnsupportedMediaType = "unsupported_media_type", 415, "Unsupported media type";
+    /// The route exists, but not for this method.
+    MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
     /// `Idempotency-Key` is missing or malformed.
     IdempotencyKeyMissing = "idempotency_key_missing", 400, "Idempotency key missing";
     /// The key was used with another body.
@@ -113,6 +121,8 @@ codes! {
     Overloaded = "overloaded", 503, "Overloaded";
     /// The store or the chain cannot be reached; nothing was started.
     Unavailable = "unavailable", 503, "Unavailable";
+    /// No answer in time: what was asked may still happen.
+    TimedOut = "timed_out", 503, "Timed out";
     /// A fault of the daemon.
     Internal = "internal", 500, "Internal error";
 }

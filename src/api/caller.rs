@@ -1,0 +1,347 @@
+//! Who calls: the only ways from a handler to the engine.
+
+use std::sync::Arc;
+
+use alloy::primitives::{Address, B256};
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Query, Request},
+};
+use http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+
+use super::{ApiConfig, problem::Refused};
+use crate::{
+    auth::{self, AuthError, idempotency_key},
+    engine::{Accepted, Engine, NonceClaim},
+    payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
+    refusal::{Code, Refusal},
+    view::{
+        AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
+        SignatureBody, Simulation, TightenOrder, WalletView,
+    },
+};
+
+/// The routes' state. Its engine is private to this module.
+#[derive(Clone)]
+pub(super) struct Api {
+    engine: Engine,
+    config: Arc<ApiConfig>,
+}
+
+impl Api {
+    pub(super) fn new(engine: Engine, config: Arc<ApiConfig>) -> Self {
+        Self { engine, config }
+    }
+}
+
+/// A request as it arrived, read whole before anyone believes it.
+struct Arrived {
+    method: Method,
+    /// Public origin, path and query.
+    target: String,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Arrived {
+    async fn read(request: Request, api: &Api) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        // The routes are mounted at the root, so this is the whole target.
+        let uri = parts.uri;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let target = format!("{}{path}", api.config.public_origin);
+        let body = axum::body::to_bytes(body, api.config.body_limit).await.map_err(|_| {
+            Refusal::new(
+                Code::BodyTooLarge,
+                format!("the body is larger than {} bytes, or broke off", api.config.body_limit),
+            )
+        })?;
+        Ok(Self { method: parts.method, target, uri, headers: parts.headers, body })
+    }
+
+    fn signed(&self) -> auth::Request<'_> {
+        auth::Request {
+            method: &self.method,
+            target: &self.target,
+            headers: &self.headers,
+            body: &self.body,
+        }
+    }
+
+    fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        Query::try_from_uri(&self.uri)
+            .map(|Query(query)| query)
+            .map_err(|error| Refusal::new(Code::InvalidRequest, error.body_text()))
+    }
+
+    /// Reads the JSON body; `code` is the refusal's if it cannot be read.
+    fn json<T: DeserializeOwned>(&self, code: Code) -> Result<T, Refusal> {
+        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = sent.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let detail = "the body must be application/json";
+            return Err(Refusal::new(Code::UnsupportedMediaType, detail));
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.body);
+        let read = serde_path_to_error::deserialize(&mut deserializer);
+        let value = read.map_err(|error| {
+            let path = error.path().to_string();
+            let refusal = Refusal::new(code, format!("{path}: {}", error.inner()));
+            refusal.rule(format!("body.{path}")).hint("GET /openapi.json has the body's schema")
+        })?;
+        match deserializer.end() {
+            Ok(()) => Ok(value),
+            Err(error) => Err(Refusal::new(code, format!("after the body: {error}"))),
+        }
+    }
+}
+
+fn now_s() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// Tells the audit log of a request nobody can be held to.
+async fn unauthenticated(engine: &Engine, arrived: &Arrived, error: AuthError) -> Refused {
+    let key_id = match &error {
+        AuthError::UnknownKey(id) => Some(id.as_str()),
+        _ => None,
+    };
+    engine.note_unauthenticated(key_id, arrived.uri.path(), &error.to_string()).await;
+    Refusal::from(error).into()
+}
+
+/// An agent whose signature holds. Every verb spends the request's nonce first, and needs the whole
+/// caller: one request, one verb.
+pub(super) struct Agent {
+    engine: Engine,
+    id: AgentId,
+    claim: NonceClaim,
+    arrived: Arrived,
+}
+
+impl FromRequest<Api> for Agent {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refused> {
+        let arrived = Arrived::read(request, api).await?;
+        let lookup = |key_id: &str| api.engine.agent_by_key_id(key_id);
+        match auth::agent::verify(arrived.signed(), now_s(), lookup) {
+            Ok(verified) => {
+                let (key_id, nonce) = (verified.key_id, verified.nonce);
+                let claim = NonceClaim { key_id, nonce, expires_s: verified.expires };
+                Ok(Self { engine: api.engine.clone(), id: verified.who, claim, arrived })
+            }
+            Err(error) => Err(unauthenticated(&api.engine, &arrived, error).await),
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        self.arrived.query()
+    }
+
+    pub(super) fn payment_request(&self) -> Result<PaymentRequest, Refusal> {
+        self.arrived.json(Code::InvalidPayment)
+    }
+
+    /// Reads `Idempotency-Key`. Repeats are joined by a comma, and so refused.
+    pub(super) fn idempotency_key(&self) -> Result<String, Refusal> {
+        let missing = |detail: String| {
+            Refusal::new(Code::IdempotencyKeyMissing, detail).hint(
+                "choose one key per purchase, before the first try: Idempotency-Key: \"order-7f3a\"",
+            )
+        };
+        let mut values = self.arrived.headers.get_all("idempotency-key").iter();
+        match (values.next().map(|value| value.to_str()), values.next()) {
+            (None, _) => Err(missing("the request has no `Idempotency-Key`".into())),
+            (Some(Ok(text)), None) => idempotency_key(text.trim())
+                .map_err(|why| missing(format!("`Idempotency-Key` cannot be read: {why}"))),
+            _ => Err(missing("`Idempotency-Key` must stand once, in plain ASCII".into())),
+        }
+    }
+
+    pub(super) async fn submit(
+        self,
+        key: String,
+        request: PaymentRequest,
+    ) -> Result<Accepted, Refusal> {
+        self.engine.submit(self.id, self.claim, key, request).await
+    }
+
+    pub(super) async fn simulate(self, request: PaymentRequest) -> Result<Simulation, Refusal> {
+        self.engine.claim(self.claim).await?;
+        self.engine.simulate(&self.id, request).await
+    }
+
+    pub(super) async fn payment(self, id: PaymentId) -> Result<PaymentView, Refusal> {
+        self.engine.claim(self.claim).await?;
+        self.engine.payment(Some(&self.id), id).await
+    }
+
+    pub(super) async fn payments(
+        self,
+        state: Option<State>,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<PaymentPage, Refusal> {
+        self.engine.claim(self.claim).await?;
+        self.engine.payments(Some(&self.id), state, cursor, limit).await
+    }
+
+    pub(super) async fn permissions(self) -> Result<Permissions, Refusal> {
+        self.engine.claim(self.claim).await?;
+        self.engine.permissions(&self.id).await
+    }
+}
+
+/// An operator whose signature holds, who is one in the contract, and whose nonce is spent.
+pub(super) struct Operator {
+    engine: Engine,
+    address: Address,
+    arrived: Arrived,
+}
+
+impl FromRequest<Api> for Operator {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refused> {
+        let engine = api.engine.clone();
+        let arrived = Arrived::read(request, api).await?;
+        let (chain_id, wallet) = engine.domain();
+        let domain = auth::operator::domain(chain_id, wallet);
+        let verified = match auth::operator::verify(arrived.signed(), &domain, now_s()) {
+            Ok(verified) => verified,
+            Err(error) => return Err(unauthenticated(&engine, &arrived, error).await),
+        };
+        // Before the nonce: a stranger's signature must not fill the store with nonces.
+        let address = verified.address;
+        if !engine.is_operator(address) {
+            let why = format!("{address} is not an operator of this wallet");
+            engine.note_unauthenticated(None, arrived.uri.path(), &why).await;
+            let hint = "sign with an operator's key; GET /v1/wallet lists the operators";
+            return Err(Refusal::new(Code::NotOperator, why).hint(hint).into());
+        }
+        let (key_id, nonce) = (address.to_string(), verified.nonce);
+        engine.claim(NonceClaim { key_id, nonce, expires_s: verified.expires }).await?;
+        Ok(Self { engine, address, arrived })
+    }
+}
+
+impl Operator {
+    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        self.arrived.query()
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        self.arrived.json(Code::InvalidRequest)
+    }
+
+    pub(super) async fn approvals(self) -> Result<Vec<ApprovalView>, Refusal> {
+        self.engine.approvals().await
+    }
+
+    pub(super) async fn approval(self, id: PaymentId) -> Result<ApprovalView, Refusal> {
+        self.engine.approval(id).await
+    }
+
+    pub(super) async fn approve(
+        self,
+        id: PaymentId,
+        body: SignatureBody,
+    ) -> Result<ApprovalView, Refusal> {
+        self.engine.approve(id, body).await
+    }
+
+    pub(super) async fn reject(
+        self,
+        id: PaymentId,
+        reason: String,
+    ) -> Result<PaymentView, Refusal> {
+        self.engine.reject(id, self.address, reason).await
+    }
+
+    pub(super) async fn payment(self, id: PaymentId) -> Result<PaymentView, Refusal> {
+        self.engine.payment(None, id).await
+    }
+
+    pub(super) async fn payments(
+        self,
+        agent: Option<&AgentId>,
+        state: Option<State>,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<PaymentPage, Refusal> {
+        self.engine.payments(agent, state, cursor, limit).await
+    }
+
+    pub(super) async fn agents(self) -> Result<Vec<AgentView>, Refusal> {
+        self.engine.agents().await
+    }
+
+    pub(super) async fn payees(self) -> Result<Vec<Payee>, Refusal> {
+        self.engine.payees().await
+    }
+
+    pub(super) async fn tighten(self, order: TightenOrder) -> Result<B256, Refusal> {
+        self.engine.tighten(order).await
+    }
+
+    pub(super) async fn proposals(self) -> Result<Vec<ProposalView>, Refusal> {
+        self.engine.proposals().await
+    }
+
+    pub(super) async fn proposal(self, id: B256) -> Result<ProposalView, Refusal> {
+        self.engine.proposal(id).await
+    }
+
+    pub(super) async fn propose(self, body: ProposeBody) -> Result<ProposalView, Refusal> {
+        self.engine.propose(self.address, body).await
+    }
+
+    pub(super) async fn sign_proposal(
+        self,
+        id: B256,
+        body: SignatureBody,
+    ) -> Result<ProposalView, Refusal> {
+        self.engine.sign_proposal(id, body).await
+    }
+
+    pub(super) async fn apply_proposal(self, id: B256) -> Result<ProposalView, Refusal> {
+        self.engine.apply_proposal(id).await
+    }
+
+    pub(super) async fn cancel_proposal(self, id: B256) -> Result<ProposalView, Refusal> {
+        self.engine.cancel_proposal(id, self.address).await
+    }
+}
+
+/// Anyone: health, metrics, and what the chain shows of the wallet anyway.
+pub(super) struct Public {
+    engine: Engine,
+}
+
+impl FromRequestParts<Api> for Public {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(_: &mut Parts, api: &Api) -> Result<Self, StatusCode> {
+        Ok(Self { engine: api.engine.clone() })
+    }
+}
+
+impl Public {
+    pub(super) async fn wallet(self) -> Result<WalletView, Refusal> {
+        self.engine.wallet().await
+    }
+
+    pub(super) async fn ready(self) -> Result<(), Refusal> {
+        self.engine.ready().await
+    }
+
+    pub(super) fn metrics(self) -> String {
+        self.engine.metrics()
+    }
+}
