@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod audit;
 pub mod cli;
 pub mod contract;
 pub mod engine;
