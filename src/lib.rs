@@ -4,14 +4,14 @@
 //! enforces. The rooms and who may touch what: `docs/architecture.md`.
 
 pub mod api;
-pub mod auth;
 pub mod audit;
+pub mod auth;
 pub mod cli;
 pub mod contract;
 pub mod engine;
 pub mod fees;
-pub mod ledger;
 pub mod keys;
+pub mod ledger;
 pub mod money;
 pub mod outcome;
 pub mod payment;

@@ -1,6 +1,6 @@
 //! The policy file of one agent: TOML in, checked values out.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use alloy::primitives::{B256, keccak256};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -445,14 +445,20 @@ impl Visitor<'_> for Quoted {
     }
 }
 
-fn whole<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    range: std::ops::RangeInclusive<i64>,
-    expected: &str,
-) -> Result<u32, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    let fits = Some(number).filter(|n| range.contains(n)).and_then(|n| u32::try_from(n).ok());
-    fits.ok_or_else(|| D::Error::invalid_value(Unexpected::Signed(number), &expected))
+/// Reads a whole number within a range and says what belongs there when it is something else.
+struct Whole(RangeInclusive<u32>, &'static str);
+
+impl Visitor<'_> for Whole {
+    type Value = u32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.1)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<u32, E> {
+        let fits = u32::try_from(number).ok().filter(|number| self.0.contains(number));
+        fits.ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+    }
 }
 
 struct Amount(Usdc);
@@ -484,8 +490,8 @@ struct Count(u32);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        whole(deserializer, 1..=1_000_000, "a number from 1 to 1000000; leave the key out for none")
-            .map(Self)
+        const FORM: &str = "a number from 1 to 1000000; leave the key out for no limit";
+        deserializer.deserialize_i64(Whole(1..=1_000_000, FORM)).map(Self)
     }
 }
 
@@ -493,7 +499,8 @@ struct KeyIndex(u32);
 
 impl<'de> Deserialize<'de> for KeyIndex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        whole(deserializer, 0..=0x7fff_ffff, "a key's index from 0 to 2147483647").map(Self)
+        const FORM: &str = "a key's index from 0 to 2147483647";
+        deserializer.deserialize_i64(Whole(0..=0x7fff_ffff, FORM)).map(Self)
     }
 }
 
