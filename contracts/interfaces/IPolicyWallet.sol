@@ -90,6 +90,8 @@ interface IPolicyWallet {
     error BudgetExceeded(uint256 asked, uint256 left);
     error WalletCapExceeded(uint256 asked, uint256 left);
     error TransferFailed();
+    error OutOfGas(); // too little for a batch's transfers: nothing was paid, send it again with more
+    error Locked(); // called back while a batch runs
     error InvalidSignature();
     error InvalidQuorum();
     error DeadlinePassed(uint256 deadline);
@@ -127,6 +129,7 @@ interface IPolicyWallet {
     /// @notice Pays lists of several agents. A bad item or batch is skipped with an event that says why.
     /// Each agent signs
     /// `PayBatch(address agent,uint256 nonce,uint256 deadline,bytes32 context,bytes32[] items)`.
+    /// At most 200 items and batches together in one call.
     function payBatch(Batch[] calldata batches) external;
 
     /// @notice Pays past the limits named in `overrides`, on the agent's and the quorum's signatures over one digest:
