@@ -104,30 +104,6 @@ mod abi {
     }
 }
 
-/// `overrides` bit: the agent's ceiling.
-pub const OVERRIDE_CEILING: u64 = 1;
-/// `overrides` bit: the payee's registration, categories, cap and cooldown.
-pub const OVERRIDE_PAYEE: u64 = 2;
-/// `overrides` bit: the agent's day cap, 30-day cap and budget.
-pub const OVERRIDE_AGENT_CAPS: u64 = 4;
-/// `overrides` bit: the wallet-wide cap.
-pub const OVERRIDE_WALLET_CAP: u64 = 8;
-
-/// Names the limits that `overrides` sets aside, lowest bit first.
-#[must_use]
-pub fn override_names(overrides: U256) -> Vec<&'static str> {
-    [
-        (OVERRIDE_CEILING, "ceiling"),
-        (OVERRIDE_PAYEE, "payee"),
-        (OVERRIDE_AGENT_CAPS, "agent_caps"),
-        (OVERRIDE_WALLET_CAP, "wallet_cap"),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| overrides & U256::from(*bit) != U256::ZERO)
-    .map(|(_, name)| name)
-    .collect()
-}
-
 /// Returns the wallet's EIP-712 domain: name "PolicyWallet", version "1".
 #[must_use]
 pub fn domain(chain_id: u64, wallet: Address) -> Eip712Domain {

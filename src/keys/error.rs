@@ -119,6 +119,12 @@ pub enum KeyError {
         /// The descriptor.
         fd: u32,
     },
+    /// A request key is not 32 bytes in hexadecimal.
+    #[error("{} is not an agent's request key (one line, 64 hexadecimal digits): make one with `bursar agent keygen`", path.display())]
+    BadAgentKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The number of words is not one of BIP-39's.
     #[error("the phrase has {0} words: it must have 12, 15, 18, 21 or 24")]
     WordCount(usize),

@@ -12,6 +12,8 @@
 //! private key together with the branch's chain code would give the whole branch: neither an
 //! extended key nor a chain code ever leaves this room.
 //!
+//! Agents' request keys ([`read_agent_key`]) only ask. They live with the agents.
+//!
 //! Operators' keys are not here. They live with the operators ([`operator`]) and are read only by
 //! the commands that operators run.
 //!
@@ -19,6 +21,7 @@
 //! handed out are alloy's: they wipe themselves too, and their `Debug` shows the address only. What
 //! coins-bip39 and eth-keystore copy while they work is freed, but not wiped.
 
+mod agent;
 mod error;
 mod files;
 mod mnemonic;
@@ -40,6 +43,7 @@ use k256::ecdsa;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+pub use agent::{create_agent_key, read_agent_key};
 pub use error::KeyError;
 pub(crate) use files::{distinct_fds, refuse_existing, write_fd};
 pub use mnemonic::Mnemonic;
