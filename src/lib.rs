@@ -9,6 +9,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod contract;
+pub mod devnet;
 pub mod engine;
 pub mod fees;
 pub mod keys;

@@ -3,7 +3,9 @@
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
 //! 4 checked and found wrong (audit, reconciliation).
 
+mod devnet;
 mod init;
+pub mod table;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Make or import the seed that every key of the daemon comes from.
     Init(init::Args),
+    /// Start a devnet: a chain with USDC, a wallet, agents, operators and payees on it.
+    Devnet(devnet::Args),
     /// Print the version.
     Version,
 }
@@ -108,6 +112,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome: Result<(), CliError> = match cli.command {
         Command::Init(args) => init::run(&args),
+        Command::Devnet(args) => devnet::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

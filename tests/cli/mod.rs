@@ -1,5 +1,6 @@
 //! Commands through the real binary.
 
+mod devnet;
 /// Needs Linux for setsid(1) and `/dev/fd` semantics.
 #[cfg(target_os = "linux")]
 mod init;
