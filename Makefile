@@ -1,0 +1,58 @@
+# bursar: what a newcomer types. Needs Rust, Node with npm, make; each target sets up the rest.
+.DELETE_ON_ERROR:
+.PHONY: help demo devnet build test test-rust test-contracts symbolic artifacts bench lint fmt ci clean
+
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+
+# npm's own record of what it installed: older than the lock file means install again.
+NODE := node_modules/.package-lock.json
+CARGO_TEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
+
+help: ## Say what can be made.
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(NODE): package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
+
+build: ## Build the program.
+	cargo build --locked
+
+demo: $(NODE) ## Agents pay, operators approve, the books meet the chain: under two minutes after the build.
+	cargo build --locked --bin bursar --example demo
+	demo/run
+
+devnet: $(NODE) build ## Start a chain with a wallet, agents, operators and payees on it.
+	target/debug/bursar devnet
+
+test: test-contracts artifacts symbolic test-rust ## Everything that has to hold.
+
+test-contracts: $(NODE) ## Forge: unit, fuzz, invariant and attack tests, gas snapshots.
+	forge test
+
+artifacts: $(NODE) ## The embedded contracts against a fresh build.
+	script/artifacts --check
+
+symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
+	script/halmos
+
+test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil.
+	$(CARGO_TEST) --locked
+
+bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
+	cargo bench --locked
+
+lint: $(NODE) ## Formats and lints, nothing changed.
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	forge fmt --check
+
+fmt: $(NODE) ## Format everything.
+	cargo fmt
+	forge fmt
+
+ci: ## What CI runs.
+	.ci/run
+
+clean: ## Remove what was built, not what was installed.
+	rm -rf target .demo .devnet
