@@ -66,6 +66,10 @@ events! {
     PaymentReplaced = "payment.replaced";
     /// Its transaction is in a block.
     PaymentConfirmed = "payment.confirmed";
+    /// Its transaction is final and did not pay it: it waits for another.
+    PaymentSkipped = "payment.skipped";
+    /// Its transaction's block fell out of the chain.
+    PaymentReorganised = "payment.reorganised";
     /// Paid, at depth.
     PaymentFinalized = "payment.finalized";
     /// Not paid, for good.
@@ -96,6 +100,16 @@ events! {
     PolicyProposed = "policy.proposed";
     /// An operator signed a change.
     PolicyApproved = "policy.approved";
+    /// A change was sent to the contract.
+    PolicySubmitted = "policy.submitted";
+    /// One operator's order that only tightens was sent to the contract.
+    PolicyTightened = "policy.tightened";
+    /// The contract refused a change or an order.
+    PolicyRefused = "policy.refused";
+    /// The contract's policy changed.
+    PolicyChanged = "policy.changed";
+    /// An agent's policy file changed.
+    PolicyLoaded = "policy.loaded";
     /// A change holds.
     PolicyPublished = "policy.published";
     /// A change was undone or withdrawn.
@@ -156,6 +170,69 @@ pub struct Draft {
     /// Everything else: why, workflow, sponsor, policy version, the rule that decided. Numbers are
     /// integers within 2^53; write amounts as decimal strings.
     pub data: Value,
+}
+
+impl Draft {
+    /// Starts a draft without data; its time is set when it is written.
+    #[must_use]
+    pub fn new(kind: EventKind, actor: impl Into<String>) -> Self {
+        Self {
+            at_ms: 0,
+            kind,
+            actor: actor.into(),
+            agent: None,
+            payment: None,
+            reference: None,
+            data: json!({}),
+        }
+    }
+
+    /// Names the agent it is about.
+    #[must_use]
+    pub fn agent(mut self, agent: &AgentId) -> Self {
+        self.agent = Some(agent.clone());
+        self
+    }
+
+    /// Names the payment it is about.
+    #[must_use]
+    pub const fn payment(mut self, payment: PaymentId) -> Self {
+        self.payment = Some(payment);
+        self
+    }
+
+    /// Names the transaction it is about.
+    #[must_use]
+    pub fn tx(mut self, id: &str) -> Self {
+        self.reference = Some(id.to_owned());
+        self
+    }
+
+    /// Says who made it happen.
+    #[must_use]
+    pub fn by(mut self, actor: impl Into<String>) -> Self {
+        self.actor = actor.into();
+        self
+    }
+
+    /// Adds the fields of a JSON object to the data.
+    #[must_use]
+    pub fn data(mut self, data: Value) -> Self {
+        match (&mut self.data, data) {
+            (Value::Object(fields), Value::Object(more)) => fields.extend(more),
+            (own, data) => *own = data,
+        }
+        self
+    }
+
+    /// Adds one field to the data.
+    #[must_use]
+    pub fn and(mut self, key: &str, value: Value) -> Self {
+        if let Value::Object(fields) = &mut self.data {
+            fields.insert(key.to_owned(), value);
+        }
+        self
+    }
 }
 
 /// One entry of the log.

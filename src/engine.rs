@@ -1,22 +1,242 @@
-//! What surfaces may ask of the engine: one method a verb, refusals that explain themselves.
+//! The engine's handle: what surfaces may ask, one method a verb, refusals that explain
+//! themselves. And what its tasks share.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
-use alloy::primitives::{Address, B256};
+use alloy::{
+    primitives::{Address, B256, Signature, U256},
+    signers::local::PrivateKeySigner,
+    sol_types::Eip712Domain,
+};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    payment::{AgentId, PaymentId, PaymentRequest, State},
-    refusal::Refusal,
+    approval,
+    audit::{Draft, EventKind},
+    book::{Agent, Book},
+    clock,
+    config::Config,
+    fees::{self, Fees},
+    governance, intake,
+    keys::{KeyError, Keys},
+    metrics::Metrics,
+    payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
+    policy,
+    refusal::{Code, Refusal},
+    rpc::{Head, Rpc, RpcError},
+    store::{PaymentRow, Store, StoreError, Tx},
+    submit::Flights,
     view::{
         AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
         SignatureBody, Simulation, TightenOrder, WalletView,
     },
 };
 
-/// The engine's handle: cheap to clone, shared by every surface.
-#[derive(Clone)]
-pub struct Engine {
-    inner: Arc<()>,
+/// Wei per gas offered to the block's builder at first: 0.01 gwei, what rollups take; replacements
+/// raise it where a chain wants more.
+const TIP: u128 = 10_000_000;
+
+/// Why the engine could not do a step; its tasks try again.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The chain could not be asked.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// A key could not be derived.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A key did not sign.
+    #[error("a key did not sign: {0}")]
+    Sign(#[from] alloy::signers::Error),
+    /// The contract answered something unexpected.
+    #[error("the contract answered something unexpected: {0}")]
+    Contract(#[from] alloy::sol_types::Error),
+    /// Store, chain and engine disagree about a transaction: a fault, held until a person looks.
+    #[error("store and chain disagree: {0}")]
+    Encode(String),
+}
+
+impl From<&StoreError> for Refusal {
+    fn from(_: &StoreError) -> Self {
+        Self::new(Code::Unavailable, "the store cannot be written; nothing was started")
+            .retry_after(5)
+            .hint("send the same request with the same Idempotency-Key again")
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&EngineError> for Refusal {
+    fn from(error: &EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => Self::from(error),
+            EngineError::Rpc(_) => Self::new(Code::Unavailable, "the chain cannot be reached")
+                .retry_after(5)
+                .hint("try again shortly"),
+            _ => Self::new(Code::Internal, "a fault of the daemon; its log has the details"),
+        }
+    }
+}
+
+/// Tells tasks to stop.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Makes the two ends: set the sender to `true` to stop everyone.
+    #[must_use]
+    pub fn pair() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Waits until told to stop.
+    pub async fn asked(&self) {
+        let mut receiver = self.0.clone();
+        // An owner that is gone will not tell any more.
+        let _ = receiver.wait_for(|stop| *stop).await;
+    }
+
+    /// Was it told to stop?
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
+/// What the engine's tasks share.
+pub(crate) struct Inner {
+    pub config: Config,
+    pub store: Store,
+    pub rpc: Rpc,
+    pub keys: Keys,
+    pub domain: Eip712Domain,
+    pub metrics: Metrics,
+    pub flights: Flights,
+    pub intake: mpsc::Sender<intake::Job>,
+    /// Something is queued, or a sender has room again.
+    pub queued: Notify,
+    /// Something is signed and stored.
+    pub signed: Notify,
+    pub book: Mutex<Book>,
+    pub head: Mutex<Option<Head>>,
+    pub chain_reached: AtomicBool,
+    pub relayers: Vec<PrivateKeySigner>,
+    /// High half of the wallet's nonces: drawn once for each store, so that a new store on an old
+    /// wallet does not walk through spent nonces.
+    pub nonce_epoch: u128,
+}
+
+impl Inner {
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The later of wall clock and head: a block is never in the future of a decision.
+    pub(crate) fn now_s(&self) -> u64 {
+        let head = self.head().map_or(0, |head| head.time_s());
+        clock::now_s().max(head)
+    }
+
+    fn head(&self) -> Option<Head> {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_head(&self, head: Head) {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+        self.metrics.head.set(head.height().cast_signed());
+        self.metrics.rpc_calls.set(self.rpc.calls().cast_signed());
+        self.metrics.in_flight.set(i64::try_from(self.flights.len()).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn set_chain_reached(&self, reached: bool) {
+        self.chain_reached.store(reached, Ordering::Relaxed);
+        self.metrics.chain_reached.set(i64::from(reached));
+    }
+
+    pub(crate) fn base_fee(&self) -> u128 {
+        self.head().map_or(0, |head| head.base_fee())
+    }
+
+    pub(crate) fn fee_ceiling(&self) -> u128 {
+        u128::from(self.config.submit.fee_ceiling_gwei) * 1_000_000_000
+    }
+
+    pub(crate) fn first_fees(&self) -> Fees {
+        fees::first(self.base_fee(), TIP, self.fee_ceiling())
+    }
+
+    pub(crate) fn relayer_addresses(&self) -> Vec<Address> {
+        self.relayers.iter().map(PrivateKeySigner::address).collect()
+    }
+
+    pub(crate) fn relayer(&self, sender: Address) -> Result<PrivateKeySigner, EngineError> {
+        self.relayers.iter().find(|signer| signer.address() == sender).cloned().ok_or_else(|| {
+            EngineError::Encode(format!(
+                "{sender} is no relayer of this seed: raise submit.relayers, or restore its seed"
+            ))
+        })
+    }
+
+    /// Is it one of the daemon's own keys?
+    pub(crate) fn is_own_key(&self, address: Address) -> bool {
+        self.book().agent_by_address(address).is_some()
+            || self.relayers.iter().any(|signer| signer.address() == address)
+    }
+
+    /// Takes the next of a signer's unordered nonces in the wallet.
+    pub(crate) async fn wallet_nonce(
+        &self,
+        tx: &mut Tx,
+        signer: Address,
+    ) -> Result<U256, StoreError> {
+        let low = tx.take_nonce(&format!("wallet:{signer}")).await?;
+        Ok((U256::from(self.nonce_epoch) << 64) | U256::from(low))
+    }
+
+    /// Writes a signature in the contract's form (EIP-2098).
+    pub(crate) fn compact(&self, signature: &Signature) -> (B256, B256) {
+        let bytes = signature.as_erc2098();
+        (B256::from_slice(&bytes[..32]), B256::from_slice(&bytes[32..]))
+    }
+
+    pub(crate) fn count_denied(&self, code: Code) {
+        self.metrics.denied.get_or_create(&code.into()).inc();
+    }
+
+    pub(crate) fn view(&self, row: &PaymentRow) -> PaymentView {
+        PaymentView {
+            id: row.id,
+            agent: row.agent.clone(),
+            state: row.state,
+            funds_moved: row.state.funds_moved(),
+            payee: row.payee,
+            payee_label: row.payee_label.clone(),
+            amount: row.amount,
+            amount_units: row.amount.units(),
+            reason: row.reason.clone(),
+            context: row.context.clone(),
+            context_hash: row.context_hash,
+            idempotency_key: row.idempotency_key.clone(),
+            policy_version: row.policy_version,
+            refusal: row.refusal.clone(),
+            transaction: row.tx_hash,
+            block: row.block,
+            created_at: clock::at_ms(row.created_ms),
+            updated_at: clock::at_ms(row.updated_ms),
+        }
+    }
 }
 
 /// A signed request's single-use nonce, proven by its signature.
@@ -39,36 +259,97 @@ pub struct Accepted {
     pub fresh: bool,
 }
 
+/// The engine's handle: cheap to clone, shared by every surface.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+fn no_payment(id: PaymentId) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no payment {id}, or it is not yours"))
+}
+
 impl Engine {
+    pub(crate) const fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
     /// Finds the agent a request key belongs to: its name and its 32-byte Ed25519 public key.
+    #[must_use]
     pub fn agent_by_key_id(&self, key_id: &str) -> Option<(AgentId, [u8; 32])> {
-        let _ = (&self.inner, key_id);
-        unimplemented!()
+        let book = self.inner.book();
+        let agent = book.agent_by_key(key_id)?;
+        Some((agent.policy.agent.clone(), agent.policy.public_key))
     }
+
     /// Is the address an operator in the contract?
+    #[must_use]
     pub fn is_operator(&self, address: Address) -> bool {
-        let _ = address;
-        unimplemented!()
+        self.inner.book().operators.contains(&address) && !self.inner.is_own_key(address)
     }
+
     /// Tells what is public about the wallet: chain, addresses, categories, operators.
+    ///
+    /// # Errors
+    /// None today.
     pub async fn wallet(&self) -> Result<WalletView, Refusal> {
-        unimplemented!()
+        let book = self.inner.book();
+        let mut operators: Vec<Address> = book.operators.iter().copied().collect();
+        operators.sort_unstable();
+        Ok(WalletView {
+            chain_id: self.inner.config.chain.chain_id,
+            wallet: self.inner.config.chain.wallet,
+            usdc: self.inner.config.chain.usdc,
+            frozen: book.wallet.frozen,
+            categories: book.categories.names().to_vec(),
+            operators,
+            threshold: book.threshold,
+        })
     }
-    /// Chain id and wallet address: the domain of operators' signed requests.
+
+    /// Returns chain id and wallet address: the domain of operators' signed requests.
+    #[must_use]
     pub fn domain(&self) -> (u64, Address) {
-        unimplemented!()
+        (self.inner.config.chain.chain_id, self.inner.config.chain.wallet)
     }
-    /// Spends a nonce durably. Refusal `invalid_signature` if it was spent before.
+
+    /// Spends a nonce durably.
+    ///
+    /// # Errors
+    /// `invalid_signature` if it was spent before; `overloaded`, `unavailable`.
     pub async fn claim(&self, claim: NonceClaim) -> Result<(), Refusal> {
-        let _ = claim;
-        unimplemented!()
+        self.ask(|reply| intake::Job::Claim(claim, reply)).await
     }
-    /// Records a request that failed authentication (bounded: the log samples under flood).
+
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> intake::Job,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.intake.try_send(job(reply)).map_err(|_| {
+            Refusal::new(Code::Overloaded, "too many requests wait for the store")
+                .retry_after(1)
+                .hint("send the same request with the same Idempotency-Key again")
+        })?;
+        answer.await.unwrap_or_else(|_| {
+            Err(Refusal::new(Code::Unavailable, "the daemon is stopping")
+                .retry_after(5)
+                .hint("send the same request with the same Idempotency-Key again"))
+        })
+    }
+
+    /// Puts a request that failed authentication into the audit log.
     pub async fn note_unauthenticated(&self, key_id: Option<&str>, target: &str, why: &str) {
-        let _ = (key_id, target, why);
-        unimplemented!()
+        self.inner.note(
+            Draft::new(EventKind::AgentUnauthenticated, key_id.unwrap_or("unknown"))
+                .data(json!({ "target": target, "why": why })),
+        );
     }
+
     /// Accepts a payment, or says why not. Spends `claim` in the same commit.
+    ///
+    /// # Errors
+    /// Every refusal of the catalogue.
     pub async fn submit(
         &self,
         agent: AgentId,
@@ -76,29 +357,52 @@ impl Engine {
         idempotency_key: String,
         request: PaymentRequest,
     ) -> Result<Accepted, Refusal> {
-        let _ = (agent, claim, idempotency_key, request);
-        unimplemented!()
+        intake::check_key(&idempotency_key)?;
+        let request = intake::read(&self.inner, request, &agent)?;
+        self.ask(|reply| {
+            intake::Job::Submit(Box::new(intake::Submit {
+                agent,
+                claim,
+                key: idempotency_key,
+                request,
+                reply,
+            }))
+        })
+        .await
     }
+
     /// Decides without paying.
+    ///
+    /// # Errors
+    /// 400 and 422 for a request that cannot be read.
     pub async fn simulate(
         &self,
         agent: &AgentId,
         request: PaymentRequest,
     ) -> Result<Simulation, Refusal> {
-        let _ = (agent, request);
-        unimplemented!()
+        intake::simulate(&self.inner, agent, request).await
     }
+
     /// Reads one payment; `agent` None for operators.
+    ///
+    /// # Errors
+    /// `not_found`.
     pub async fn payment(
         &self,
         agent: Option<&AgentId>,
         id: PaymentId,
     ) -> Result<PaymentView, Refusal> {
-        let _ = (agent, id);
-        unimplemented!()
+        let row = self.inner.store.payment(id).await?;
+        row.filter(|row| agent.is_none_or(|agent| *agent == row.agent))
+            .map(|row| self.inner.view(&row))
+            .ok_or_else(|| no_payment(id))
     }
-    /// Lists payments, newest first; `limit` 1 to 200. `agent` None: of all agents; `state` None: in
-    /// every state.
+
+    /// Lists payments, newest first; `limit` 1 to 200. `agent` None: of all agents; `state` None:
+    /// in every state.
+    ///
+    /// # Errors
+    /// `invalid_payment` for a cursor that is none.
     pub async fn payments(
         &self,
         agent: Option<&AgentId>,
@@ -106,103 +410,231 @@ impl Engine {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<PaymentPage, Refusal> {
-        let _ = (agent, state, cursor, limit);
-        unimplemented!()
+        let before = cursor.map(str::parse::<PaymentId>).transpose().map_err(|_| {
+            Refusal::new(Code::InvalidPayment, "cursor is not one of ours")
+                .hint("pass `next_cursor` of the page before, unchanged")
+        })?;
+        let limit = limit.clamp(1, 200);
+        let rows = self.inner.store.payments(agent, state, before, limit).await?;
+        let next_cursor = (rows.len() == limit as usize)
+            .then(|| rows.last().map(|row| row.id.to_string()))
+            .flatten();
+        Ok(PaymentPage {
+            payments: rows.iter().map(|row| self.inner.view(row)).collect(),
+            next_cursor,
+        })
     }
+
     /// Says what the agent may do.
+    ///
+    /// # Errors
+    /// `agent_inactive` if there is no such agent any more.
     pub async fn permissions(&self, agent: &AgentId) -> Result<Permissions, Refusal> {
-        let _ = agent;
-        unimplemented!()
+        let now_s = self.inner.now_s();
+        let book = self.inner.book();
+        let known = book.agents.get(agent).ok_or_else(|| {
+            Refusal::new(Code::AgentInactive, format!("there is no agent `{agent}` any more"))
+        })?;
+        let chain = known.chain.as_ref();
+        let policy = &known.policy;
+        let mask = policy.category_mask() & chain.map_or(0, |chain| chain.categories);
+        let expiry_s = policy.expires_s.min(chain.map_or(u64::MAX, |chain| chain.expiry_s));
+        let inactive_because = inactive(known, book.wallet.frozen, now_s);
+        Ok(Permissions {
+            agent: agent.clone(),
+            address: known.address,
+            active: inactive_because.is_none(),
+            inactive_because,
+            ceiling: chain
+                .map_or(policy.limits.ceiling, |chain| chain.ceiling.min(policy.limits.ceiling)),
+            expires_at: clock::at_s(expiry_s),
+            policy_version: chain.map_or(0, |chain| chain.version),
+            categories: book.categories.names_of(mask),
+            limits: policy::limit_views(policy, chain, &known.usage, &book.wallet, now_s),
+            payees: book.payee_list(mask),
+        })
     }
+
     /// Lists what waits for operators, oldest first.
+    ///
+    /// # Errors
+    /// `unavailable`.
     pub async fn approvals(&self) -> Result<Vec<ApprovalView>, Refusal> {
-        unimplemented!()
+        approval::list(&self.inner).await
     }
+
     /// Shows one of them.
+    ///
+    /// # Errors
+    /// `not_found`.
     pub async fn approval(&self, id: PaymentId) -> Result<ApprovalView, Refusal> {
-        let _ = id;
-        unimplemented!()
+        approval::show(&self.inner, id).await
     }
+
     /// Adds an operator's signature.
+    ///
+    /// # Errors
+    /// `invalid_signature`, `not_operator`, `conflict`, `not_found`.
     pub async fn approve(
         &self,
         id: PaymentId,
         body: SignatureBody,
     ) -> Result<ApprovalView, Refusal> {
-        let _ = (id, body);
-        unimplemented!()
+        approval::approve(&self.inner, id, body).await
     }
+
     /// Refuses a waiting payment.
+    ///
+    /// # Errors
+    /// `invalid_payment`, `conflict`, `not_found`.
     pub async fn reject(
         &self,
         id: PaymentId,
         operator: Address,
         reason: String,
     ) -> Result<PaymentView, Refusal> {
-        let _ = (id, operator, reason);
-        unimplemented!()
+        approval::reject(&self.inner, id, operator, reason).await
     }
+
     /// Lists the agents.
+    ///
+    /// # Errors
+    /// None today.
     pub async fn agents(&self) -> Result<Vec<AgentView>, Refusal> {
-        unimplemented!()
+        let now_s = self.inner.now_s();
+        let book = self.inner.book();
+        let mut list: Vec<AgentView> = book
+            .agents
+            .values()
+            .map(|known| {
+                let (chain, usage) = (known.chain.as_ref(), &known.usage);
+                AgentView {
+                    agent: known.policy.agent.clone(),
+                    address: known.address,
+                    sponsor: known.policy.sponsor.clone(),
+                    key_id: known.key_id.clone(),
+                    frozen: usage.frozen,
+                    on_chain: chain.is_some(),
+                    policy_version: chain.map_or(0, |chain| chain.version),
+                    limits: policy::limit_views(&known.policy, chain, usage, &book.wallet, now_s),
+                    at_risk: policy::worst_case(&known.policy, chain, usage, &book.wallet, now_s),
+                }
+            })
+            .collect();
+        list.sort_by(|a, b| a.agent.cmp(&b.agent));
+        Ok(list)
     }
+
     /// Lists the payees.
-    pub async fn payees(&self) -> Result<Vec<crate::payment::Payee>, Refusal> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn payees(&self) -> Result<Vec<Payee>, Refusal> {
+        Ok(self.inner.book().payee_list(u16::MAX))
     }
+
     /// Takes an operator's tightening order: holds in the daemon at once, goes to the chain next.
     /// Returns the transaction's hash.
+    ///
+    /// # Errors
+    /// `invalid_signature`, `not_operator`, `unprocessable`, `conflict`.
     pub async fn tighten(&self, order: TightenOrder) -> Result<B256, Refusal> {
-        let _ = order;
-        unimplemented!()
+        governance::tighten(&self.inner, order).await
     }
+
     /// Lists proposals, newest first.
+    ///
+    /// # Errors
+    /// `unavailable`.
     pub async fn proposals(&self) -> Result<Vec<ProposalView>, Refusal> {
-        unimplemented!()
+        governance::list(&self.inner).await
     }
+
     /// Shows one proposal.
+    ///
+    /// # Errors
+    /// `not_found`.
     pub async fn proposal(&self, id: B256) -> Result<ProposalView, Refusal> {
-        let _ = id;
-        unimplemented!()
+        governance::show(&self.inner, id).await
     }
+
     /// Files a proposal.
+    ///
+    /// # Errors
+    /// `unprocessable`, `conflict`.
     pub async fn propose(
         &self,
         operator: Address,
         body: ProposeBody,
     ) -> Result<ProposalView, Refusal> {
-        let _ = (operator, body);
-        unimplemented!()
+        governance::propose(&self.inner, operator, body).await
     }
+
     /// Adds an operator's signature to a proposal.
+    ///
+    /// # Errors
+    /// `invalid_signature`, `not_operator`, `conflict`, `not_found`.
     pub async fn sign_proposal(
         &self,
         id: B256,
         body: SignatureBody,
     ) -> Result<ProposalView, Refusal> {
-        let _ = (id, body);
-        unimplemented!()
+        governance::sign(&self.inner, id, body).await
     }
+
     /// Sends a complete proposal to the chain, or runs one whose delay is over.
+    ///
+    /// # Errors
+    /// `conflict`, `not_found`.
     pub async fn apply_proposal(&self, id: B256) -> Result<ProposalView, Refusal> {
-        let _ = id;
-        unimplemented!()
+        governance::apply(&self.inner, id).await
     }
+
     /// Drops a proposal that is still collecting signatures (one on chain takes a `revoke` order).
+    ///
+    /// # Errors
+    /// `conflict`, `not_found`.
     pub async fn cancel_proposal(
         &self,
         id: B256,
         operator: Address,
     ) -> Result<ProposalView, Refusal> {
-        let _ = (id, operator);
-        unimplemented!()
+        governance::cancel(&self.inner, id, operator).await
     }
-    /// Is the daemon ready: store writable, chain reached, right chain id, contract there?
+
+    /// Is the daemon ready: store writable, chain reached on the last look?
+    ///
+    /// # Errors
+    /// `unavailable`, with what is missing.
     pub async fn ready(&self) -> Result<(), Refusal> {
-        unimplemented!()
+        self.inner.store.probe().await?;
+        if self.inner.chain_reached.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Unavailable, "the chain cannot be reached")
+            .hint("payments are accepted and wait; check chain.rpc"))
     }
+
     /// Renders the metrics in OpenMetrics text.
+    #[must_use]
     pub fn metrics(&self) -> String {
-        unimplemented!()
+        self.inner.metrics.render()
+    }
+}
+
+/// Says why an agent could not pay anything now.
+fn inactive(agent: &Agent, wallet_frozen: bool, now_s: u64) -> Option<Refusal> {
+    let refuse = |code, detail: &str| Some(Refusal::new(code, detail));
+    let Some(chain) = &agent.chain else {
+        return refuse(Code::AgentInactive, "the contract does not know the agent yet");
+    };
+    if wallet_frozen {
+        refuse(Code::WalletFrozen, "the whole wallet is frozen")
+    } else if agent.usage.frozen || chain.frozen {
+        refuse(Code::AgentFrozen, "the agent is frozen")
+    } else if !chain.active || now_s >= chain.expiry_s.min(agent.policy.expires_s) {
+        refuse(Code::AgentInactive, "the agent's authority has ended")
+    } else {
+        None
     }
 }

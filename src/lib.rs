@@ -4,21 +4,32 @@
 //! enforces. The rooms and who may touch what: `docs/architecture.md`.
 
 pub mod api;
+mod approval;
 pub mod audit;
 pub mod auth;
+pub mod book;
 pub mod cli;
 pub mod client;
+pub mod clock;
+pub mod config;
 pub mod contract;
 pub mod devnet;
 pub mod engine;
 pub mod fees;
+mod governance;
+mod intake;
 pub mod keys;
 pub mod ledger;
+pub mod metrics;
 pub mod money;
 pub mod outcome;
 pub mod payment;
 pub mod policy;
 pub mod refusal;
 pub mod review;
+pub mod rpc;
+pub mod service;
+pub mod store;
+mod submit;
 pub mod view;
 pub mod window;

@@ -3,8 +3,10 @@
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
 //! 4 checked and found wrong (audit, reconciliation).
 
+mod audit;
 mod devnet;
 mod init;
+mod serve;
 pub mod table;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -27,6 +29,10 @@ enum Command {
     Init(init::Args),
     /// Start a devnet: a chain with USDC, a wallet, agents, operators and payees on it.
     Devnet(devnet::Args),
+    /// Run the daemon: take agents' requests, decide, sign, submit, keep the books.
+    Serve(serve::Args),
+    /// Check the audit log, or tell one payment's story.
+    Audit(audit::Args),
     /// Print the version.
     Version,
 }
@@ -104,6 +110,15 @@ impl From<KeyError> for CliError {
     }
 }
 
+/// Runs a command that waits for disk or network.
+fn block_on<T>(task: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(Kind::Refused, format!("no runtime: {error}")))?
+        .block_on(task)
+}
+
 /// Parses the arguments, runs the command, prints its error.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
@@ -113,6 +128,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome: Result<(), CliError> = match cli.command {
         Command::Init(args) => init::run(&args),
         Command::Devnet(args) => devnet::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -127,6 +127,18 @@ pub enum Decision {
     Deny(Refusal),
 }
 
+impl Decision {
+    /// Returns what an accepted payment sets aside; `None` if it is refused.
+    #[must_use]
+    pub const fn overrides(&self) -> Option<u8> {
+        match self {
+            Self::Allow => Some(0),
+            Self::Ask { overrides, .. } => Some(*overrides),
+            Self::Deny(_) => None,
+        }
+    }
+}
+
 /// The decision and how it came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {

@@ -16,7 +16,7 @@ pub use evaluate::{
 };
 pub use hosts::{HostPattern, NotAHost};
 pub use room::{limit_views, worst_case};
-pub use usage::{Facts, HistoryRow, Outcome, Usage, WalletUsage};
+pub use usage::{Facts, Outcome, Usage, WalletUsage};
 
 #[cfg(test)]
 mod testing;

@@ -39,20 +39,6 @@ impl Facts {
     }
 }
 
-/// An accepted payment of the past, to rebuild the usage from at start.
-///
-/// Rows needed: everything reserved; everything paid, for the lifetime (a summary row per payee
-/// does as well); everything accepted in the last 26 hours, for counts and loops.
-#[derive(Clone, Copy, Debug)]
-pub struct HistoryRow {
-    /// What counts.
-    pub facts: Facts,
-    /// When it was accepted, unix seconds.
-    pub accepted_s: u64,
-    /// Where it stands.
-    pub outcome: Outcome,
-}
-
 /// Where an accepted payment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -63,8 +49,6 @@ pub enum Outcome {
         /// Unix seconds.
         block_time_s: u64,
     },
-    /// Final: not paid.
-    Void,
 }
 
 /// Three windows that count payments.
@@ -181,13 +165,13 @@ impl Usage {
         }
     }
 
-    /// Counts a row of history, in any order.
-    pub fn replay(&mut self, policy: &Policy, row: &HistoryRow) {
-        self.note_accepted(policy, &row.facts, row.accepted_s);
-        match row.outcome {
-            Outcome::Pending => self.reserve(&row.facts),
-            Outcome::Paid { block_time_s } => self.book(&row.facts, block_time_s),
-            Outcome::Void => {}
+    /// Takes up a payment of the past, in any order, at start: everything reserved, and everything
+    /// paid that a window can still hold (several of one step may come as their sum). What was
+    /// accepted is counted apart, by [`Usage::note_accepted`].
+    pub fn replay(&mut self, facts: &Facts, outcome: Outcome) {
+        match outcome {
+            Outcome::Pending => self.reserve(facts),
+            Outcome::Paid { block_time_s } => self.book(facts, block_time_s),
         }
     }
 
@@ -292,12 +276,11 @@ impl WalletUsage {
         }
     }
 
-    /// Counts a row of history, in any order.
-    pub fn replay(&mut self, row: &HistoryRow) {
-        match row.outcome {
-            Outcome::Pending => self.reserve(&row.facts),
-            Outcome::Paid { block_time_s } => self.book(&row.facts, block_time_s),
-            Outcome::Void => {}
+    /// Takes up a payment of the past, as [`Usage::replay`].
+    pub fn replay(&mut self, facts: &Facts, outcome: Outcome) {
+        match outcome {
+            Outcome::Pending => self.reserve(facts),
+            Outcome::Paid { block_time_s } => self.book(facts, block_time_s),
         }
     }
 
@@ -364,20 +347,21 @@ mod tests {
     #[test]
     fn history_in_any_order_gives_the_same_usage() {
         let policy = policy("[counts.payee]\nper_day = 9\n[loops]\nsame_payment=5\nwithin='1h'");
-        let row = |amount, at, outcome| HistoryRow {
-            facts: facts(1, amount, 0),
-            accepted_s: at,
-            outcome,
-        };
         let rows = [
-            row("1", 5_000_000, Outcome::Paid { block_time_s: 5_000_010 }),
-            row("2", 5_000_100, Outcome::Pending),
-            row("1", 5_000_200, Outcome::Void),
-            row("4", 5_040_000, Outcome::Paid { block_time_s: 5_040_010 }),
+            ("1", 5_000_000, Some(Outcome::Paid { block_time_s: 5_000_010 })),
+            ("2", 5_000_100, Some(Outcome::Pending)),
+            ("1", 5_000_200, None),
+            ("4", 5_040_000, Some(Outcome::Paid { block_time_s: 5_040_010 })),
         ];
-        let build = |rows: &mut dyn Iterator<Item = &HistoryRow>| {
+        let build = |rows: &mut dyn Iterator<Item = &(&str, u64, Option<Outcome>)>| {
             let mut usage = Usage::default();
-            rows.for_each(|row| usage.replay(&policy, row));
+            rows.for_each(|(amount, accepted_s, outcome)| {
+                let facts = facts(1, amount, 0);
+                usage.note_accepted(&policy, &facts, *accepted_s);
+                if let Some(outcome) = outcome {
+                    usage.replay(&facts, *outcome);
+                }
+            });
             usage
         };
         for usage in [build(&mut rows.iter()), build(&mut rows.iter().rev())] {

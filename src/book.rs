@@ -1,0 +1,260 @@
+//! What the daemon knows by heart: agents with their policies and usage, payees, the wallet,
+//! the operators. Rebuilt at start from store, policy files and chain; the store and the contract
+//! stay the judges.
+
+use std::collections::{HashMap, HashSet};
+
+use alloy::primitives::Address;
+
+use crate::{
+    payment::{AgentId, Context, Payee},
+    policy::{
+        Categories, ChainLimits, Facts, Judgement, Outcome, PayeeRecord, Policy, Question, Usage,
+        WalletUsage, evaluate, overrides,
+    },
+};
+
+/// One agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its policy file.
+    pub policy: Policy,
+    /// Its signing address.
+    pub address: Address,
+    /// Fingerprint of its request key.
+    pub key_id: String,
+    /// What the contract holds; `None` if it does not know the agent.
+    pub chain: Option<ChainLimits>,
+    /// What is used.
+    pub usage: Usage,
+}
+
+/// One payee.
+#[derive(Clone, Debug)]
+pub struct KnownPayee {
+    /// What the contract holds.
+    pub record: PayeeRecord,
+    /// Its label.
+    pub label: Option<String>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Book {
+    /// Agents by name.
+    pub agents: HashMap<AgentId, Agent>,
+    /// Payees by address. Removed ones stay, without categories.
+    pub payees: HashMap<Address, KnownPayee>,
+    /// Wallet-wide cap, freeze and use.
+    pub wallet: WalletUsage,
+    /// The operators that are addresses.
+    pub operators: HashSet<Address>,
+    /// Signatures that make a quorum.
+    pub threshold: u64,
+    /// Names of the categories.
+    pub categories: Categories,
+    /// Addresses that can never be paid: zero, wallet, token.
+    pub reserved: Vec<Address>,
+    labels: HashMap<String, Address>,
+    keys: HashMap<String, AgentId>,
+    addresses: HashMap<Address, AgentId>,
+}
+
+impl Book {
+    /// Makes an empty book.
+    #[must_use]
+    pub fn new(categories: Categories, reserved: Vec<Address>) -> Self {
+        Self {
+            agents: HashMap::new(),
+            payees: HashMap::new(),
+            wallet: WalletUsage::default(),
+            operators: HashSet::new(),
+            threshold: 0,
+            categories,
+            reserved,
+            labels: HashMap::new(),
+            keys: HashMap::new(),
+            addresses: HashMap::new(),
+        }
+    }
+
+    /// Adds an agent.
+    pub fn add_agent(&mut self, agent: Agent) {
+        let id = agent.policy.agent.clone();
+        self.keys.insert(agent.key_id.clone(), id.clone());
+        self.addresses.insert(agent.address, id.clone());
+        self.agents.insert(id, agent);
+    }
+
+    /// Finds the agent of a request key.
+    #[must_use]
+    pub fn agent_by_key(&self, key_id: &str) -> Option<&Agent> {
+        self.agents.get(self.keys.get(key_id)?)
+    }
+
+    /// Finds the agent of a signing address.
+    #[must_use]
+    pub fn agent_by_address(&self, address: Address) -> Option<&AgentId> {
+        self.addresses.get(&address)
+    }
+
+    /// Finds a payee by label, or reads an address.
+    #[must_use]
+    pub fn resolve(&self, payee: &str) -> Option<Address> {
+        if let Some(address) = self.labels.get(payee) {
+            return Some(*address);
+        }
+        if payee.len() != 42 {
+            return None;
+        }
+        // Mixed case claims a checksum, and must then be right.
+        let hex = payee.strip_prefix("0x")?;
+        let mixed = hex.bytes().any(|b| b.is_ascii_lowercase())
+            && hex.bytes().any(|b| b.is_ascii_uppercase());
+        if mixed { Address::parse_checksummed(payee, None).ok() } else { payee.parse().ok() }
+    }
+
+    /// Returns a payee's label.
+    #[must_use]
+    pub fn label(&self, payee: Address) -> Option<String> {
+        self.payees.get(&payee)?.label.clone()
+    }
+
+    /// Writes what the contract holds about a payee.
+    pub fn put_payee(&mut self, address: Address, record: PayeeRecord) {
+        match self.payees.get_mut(&address) {
+            Some(known) => known.record = record,
+            None => {
+                let label = self
+                    .labels
+                    .iter()
+                    .find(|(_, labelled)| **labelled == address)
+                    .map(|(label, _)| label.clone());
+                self.payees.insert(address, KnownPayee { record, label });
+            }
+        }
+    }
+
+    /// Names a payee. The newest name of an address wins.
+    pub fn put_label(&mut self, address: Address, label: &str) {
+        self.labels.retain(|_, labelled| *labelled != address);
+        self.labels.insert(label.to_owned(), address);
+        if let Some(known) = self.payees.get_mut(&address) {
+            known.label = Some(label.to_owned());
+        }
+    }
+
+    /// Is the label given to another address?
+    #[must_use]
+    pub fn label_taken(&self, label: &str, by_other_than: Address) -> bool {
+        self.labels.get(label).is_some_and(|address| *address != by_other_than)
+    }
+
+    /// Lists registered payees by label.
+    #[must_use]
+    pub fn payee_list(&self, mask: u16) -> Vec<Payee> {
+        let mut list: Vec<Payee> = self
+            .payees
+            .iter()
+            .filter(|(_, known)| known.record.categories & mask != 0)
+            .map(|(address, known)| Payee {
+                address: *address,
+                label: known.label.clone(),
+                categories: self.categories.names_of(known.record.categories),
+            })
+            .collect();
+        list.sort_by(|a, b| (&a.label, a.address).cmp(&(&b.label, b.address)));
+        list
+    }
+
+    /// Judges a payment at `now_s`. `None` if there is no such agent.
+    #[must_use]
+    pub fn judge(
+        &self,
+        agent: &AgentId,
+        facts: &Facts,
+        context: &Context,
+        invoice_taken: bool,
+        now_s: u64,
+    ) -> Option<Judgement> {
+        let known = self.agents.get(agent)?;
+        let payee = self.payees.get(&facts.payee);
+        let mut reserved = self.reserved.clone();
+        reserved.push(known.address);
+        let question = Question {
+            agent,
+            payee: facts.payee,
+            payee_label: payee.and_then(|known| known.label.as_deref()),
+            amount: facts.amount,
+            context,
+            invoice_taken,
+            reserved: &reserved,
+        };
+        Some(evaluate(
+            &known.policy,
+            known.chain.as_ref(),
+            payee.map(|known| &known.record),
+            &known.usage,
+            &self.wallet,
+            &question,
+            now_s,
+        ))
+    }
+
+    /// Reserves an accepted payment.
+    pub fn reserve(&mut self, agent: &AgentId, facts: &Facts, now_s: u64) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.note_accepted(&known.policy, facts, now_s);
+            known.usage.reserve(facts);
+        }
+        self.wallet.reserve(facts);
+    }
+
+    /// Counts a past payment, or several of one hour added up: at start.
+    pub fn replay(&mut self, agent: &AgentId, facts: &Facts, outcome: Outcome) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.replay(facts, outcome);
+        }
+        self.wallet.replay(facts, outcome);
+    }
+
+    /// Counts requests that were accepted before: at start.
+    pub fn recount(&mut self, agent: &AgentId, facts: &Facts, at_s: u64, count: u64) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            for _ in 0..count {
+                known.usage.note_accepted(&known.policy, facts, at_s);
+            }
+        }
+    }
+
+    /// Frees a reservation.
+    pub fn void(&mut self, agent: &AgentId, facts: &Facts) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.void(facts);
+        }
+        self.wallet.void(facts);
+    }
+
+    /// Turns a reservation into spending at the time of its block.
+    pub fn settle(&mut self, agent: &AgentId, facts: &Facts, block_time_s: u64) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.settle(facts, block_time_s);
+            // What the contract counts for ever was read once and is carried on here.
+            if facts.overrides & overrides::AGENT_CAPS == 0
+                && let Some((_, spent)) =
+                    known.chain.as_mut().and_then(|chain| chain.budget.as_mut())
+            {
+                *spent = spent.saturating_add(facts.amount);
+            }
+        }
+        self.wallet.settle(facts, block_time_s);
+        if facts.overrides & overrides::PAYEE == 0
+            && let Some(known) = self.payees.get_mut(&facts.payee)
+        {
+            if let Some((_, spent)) = &mut known.record.cap {
+                *spent = spent.saturating_add(facts.amount);
+            }
+            known.record.last_paid_s = known.record.last_paid_s.max(block_time_s);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `bursar serve`: the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use super::{CliError, Kind};
+use crate::{
+    config::{Config, ConfigError},
+    keys::{Keys, PassphraseArgs},
+    service::{Service, StartError},
+};
+
+/// Run the daemon: take agents' requests, decide, sign, submit, keep the books.
+///
+/// It reads one configuration file (`bursar devnet` writes one to start from), unlocks the seed,
+/// checks chain and contract, takes up what a former run left, and listens. SIGTERM or Ctrl-C
+/// ends it; nothing in flight is lost, not even by SIGKILL.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    bursar serve --config .devnet/bursar.toml\n  \
+    bursar serve --config /etc/bursar.toml --passphrase-fd 3 3< <(pass show bursar)")]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, env = "BURSAR_CONFIG", default_value = "bursar.toml")]
+    config: PathBuf,
+    /// Write the log as JSON lines.
+    #[arg(long)]
+    log_json: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Configuration, seed, store or chain, each with what to do.
+pub fn run(args: Args) -> Result<(), CliError> {
+    start_log(args.log_json);
+    let config = Config::read(&args.config)?;
+    let keys = unlock(&config, args.passphrase)?;
+    super::block_on(serve(config, keys))
+}
+
+/// Unlocks the seed: by the arguments, else by the configuration's file, else by asking.
+pub(super) fn unlock(config: &Config, mut from: PassphraseArgs) -> Result<Keys, CliError> {
+    if let Some(file) = &config.passphrase_file {
+        if from.passphrase_fd.is_none() && from.passphrase_file.is_none() {
+            from.passphrase_file = Some(file.clone());
+        }
+    }
+    let passphrase = from.read("Passphrase of the seed: ")?;
+    Ok(Keys::unlock(&config.seed, &passphrase)?)
+}
+
+async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
+    let mut service = Service::start(config, keys).await?;
+    println!("listening on http://{}", service.addr());
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        return Err(CliError::new(Kind::Refused, "cannot listen for signals"));
+    };
+    let ended = tokio::select! {
+        name = service.ended() => Some(name),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    match ended {
+        None => info!("stopping"),
+        Some(name) => error!(task = name, "a task ended: stopping rather than limping"),
+    }
+    service.stop().await;
+    match ended {
+        None => Ok(()),
+        Some(name) => Err(CliError::new(Kind::Refused, format!("the {name} task ended"))
+            .hint("look at the log; start the daemon again, nothing is lost")),
+    }
+}
+
+fn start_log(json: bool) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("BURSAR_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("bursar=info,warn"));
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    // A log that is set already (by a test) stays.
+    let _ = if json { log.json().try_init() } else { log.try_init() };
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        let kind =
+            if matches!(error, ConfigError::Read { .. }) { Kind::Unreachable } else { Kind::Usage };
+        let hint = match &error {
+            ConfigError::Read { .. } => "`bursar devnet` writes one; or name it with --config",
+            _ => "correct the file and start again",
+        };
+        Self::new(kind, error).hint(hint)
+    }
+}
+
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> Self {
+        let (kind, hint) = match &error {
+            StartError::Chain(_) => (Kind::Unreachable, "is the node up? check chain.rpc"),
+            StartError::WrongChain { .. } => {
+                (Kind::Usage, "correct chain.rpc or chain.chain_id; nothing was signed")
+            }
+            StartError::NoContract { .. } => {
+                (Kind::Usage, "deploy it, or correct the address; was the devnet started anew?")
+            }
+            StartError::Listen { .. } => {
+                (Kind::Unreachable, "another daemon may run there; change `listen`")
+            }
+            StartError::Policy { .. } => (Kind::Usage, "`bursar policy check FILE` says more"),
+            StartError::Store { .. } => (Kind::Unreachable, "check `store` in the configuration"),
+            StartError::Agents(_) | StartError::Categories(_) | StartError::Read { .. } => {
+                (Kind::Usage, "correct the file and start again")
+            }
+            StartError::Write(_) | StartError::Keys(_) | StartError::Engine(_) => {
+                (Kind::Refused, "nothing was lost; start again once it is mended")
+            }
+        };
+        Self::new(kind, error).hint(hint)
+    }
+}

@@ -1,0 +1,255 @@
+//! The daemon's configuration: one TOML file, unknown keys refused, paths relative to the file.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use alloy::primitives::Address;
+use serde::{Deserialize, Serialize};
+
+/// Everything `bursar serve` needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// The origin that callers sign over, without a trailing slash: `https://wallet.example.com`.
+    pub public_origin: String,
+    /// `sqlite:PATH` or `postgres://…`.
+    pub store: String,
+    /// Folder of policy files, one an agent.
+    pub policies: PathBuf,
+    /// The encrypted seed.
+    pub seed: PathBuf,
+    /// A file with the seed's passphrase (mode 0600). Absent: asked for, or `--passphrase-fd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Signed marks of the audit log's head, one line each, kept apart from the store.
+    pub audit_anchors: PathBuf,
+    /// Names of the payee categories; the position is the bit in the contract (at most 16).
+    pub categories: Vec<String>,
+    /// The chain and the contract.
+    pub chain: ChainConfig,
+    /// How payments are gathered and sent.
+    #[serde(default)]
+    pub submit: SubmitConfig,
+    /// How long payments and approvals wait.
+    #[serde(default)]
+    pub payments: PaymentsConfig,
+    /// Labels for payee addresses. The contract decides who is a payee; this names them.
+    #[serde(default)]
+    pub payees: Vec<PayeeLabel>,
+}
+
+/// Where the money is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainConfig {
+    /// JSON-RPC endpoints; the first that answers is used.
+    pub rpc: Vec<String>,
+    /// The chain they must be on.
+    pub chain_id: u64,
+    /// The PolicyWallet.
+    pub wallet: Address,
+    /// Its USDC.
+    pub usdc: Address,
+    /// Block the wallet was deployed in: policy events are read from here.
+    #[serde(default)]
+    pub from_block: u64,
+    /// Blocks on top of a payment's own, itself included, before it is final: 1 to 1,000.
+    pub confirmations: u64,
+    /// Milliseconds between two looks at the head.
+    #[serde(default = "default_poll_ms")]
+    pub poll_ms: u64,
+}
+
+/// How payments become transactions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubmitConfig {
+    /// Payments in one transaction at most: 1 to 200.
+    pub batch_items: u32,
+    /// Milliseconds the first payment of a batch waits for others.
+    pub batch_wait_ms: u64,
+    /// Relayer keys in use: 1 to 64.
+    pub relayers: u32,
+    /// Transactions in flight per relayer: 1 to 16 (pools guarantee 16 per account).
+    pub in_flight: u32,
+    /// Highest fee cap per gas, in gwei.
+    pub fee_ceiling_gwei: u64,
+    /// Seconds an agent's signature stays valid for the chain.
+    pub signature_ttl_s: u64,
+    /// Seconds without a receipt before the same bytes are sent again.
+    pub resend_after_s: u64,
+    /// Seconds without a receipt before a replacement with higher fees.
+    pub replace_after_s: u64,
+}
+
+impl Default for SubmitConfig {
+    fn default() -> Self {
+        Self {
+            batch_items: 100,
+            batch_wait_ms: 100,
+            relayers: 3,
+            in_flight: 4,
+            fee_ceiling_gwei: 500,
+            signature_ttl_s: 3_600,
+            resend_after_s: 5,
+            replace_after_s: 30,
+        }
+    }
+}
+
+/// How long things wait.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PaymentsConfig {
+    /// Seconds a queued payment may wait for the chain before it fails.
+    pub queue_ttl_s: u64,
+    /// Seconds an approval may wait for its quorum.
+    pub approval_ttl_s: u64,
+    /// Requests waiting for the store at most; beyond it the answer is 503.
+    pub intake_queue: usize,
+}
+
+impl Default for PaymentsConfig {
+    fn default() -> Self {
+        Self { queue_ttl_s: 86_400, approval_ttl_s: 86_400, intake_queue: 2_048 }
+    }
+}
+
+/// A label for a payee.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PayeeLabel {
+    /// What agents write.
+    pub label: String,
+    /// Where the money goes.
+    pub address: Address,
+}
+
+const fn default_poll_ms() -> u64 {
+    500
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a key is unknown or missing.
+    #[error("{}: {source}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of its range.
+    #[error("{key} is {value}: {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a file and makes its paths absolute.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; every message names the key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Syntax {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for relative in [&mut config.policies, &mut config.seed, &mut config.audit_anchors] {
+            *relative = folder.join(&*relative);
+        }
+        if let Some(file) = &mut config.passphrase_file {
+            *file = folder.join(&*file);
+        }
+        if let Some(file) = config.store.strip_prefix("sqlite:")
+            && !file.starts_with(':')
+        {
+            config.store = format!("sqlite:{}", folder.join(file).display());
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let range = |key, value: u64, low, high, expected| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError::Value { key, value: value.to_string(), expected })
+            }
+        };
+        range("chain.confirmations", self.chain.confirmations, 1, 1_000, "use 1 to 1000")?;
+        range("chain.poll_ms", self.chain.poll_ms, 10, 60_000, "use 10 to 60000")?;
+        range("submit.batch_items", self.submit.batch_items.into(), 1, 200, "use 1 to 200")?;
+        range("submit.batch_wait_ms", self.submit.batch_wait_ms, 1, 60_000, "use 1 to 60000")?;
+        range("submit.relayers", self.submit.relayers.into(), 1, 64, "use 1 to 64")?;
+        range("submit.in_flight", self.submit.in_flight.into(), 1, 16, "use 1 to 16")?;
+        range(
+            "submit.signature_ttl_s",
+            self.submit.signature_ttl_s,
+            60,
+            604_800,
+            "use 60 to 604800",
+        )?;
+        range(
+            "submit.fee_ceiling_gwei",
+            self.submit.fee_ceiling_gwei,
+            1,
+            1_000_000,
+            "use 1 to 1000000",
+        )?;
+        range(
+            "payments.intake_queue",
+            self.payments.intake_queue as u64,
+            1,
+            1_000_000,
+            "use 1 to 1000000",
+        )?;
+        let value = |key, value: &str, expected| {
+            Err(ConfigError::Value { key, value: format!("`{value}`"), expected })
+        };
+        if self.chain.rpc.is_empty() {
+            return value("chain.rpc", "[]", "name at least one endpoint");
+        }
+        if self.public_origin.ends_with('/') || !self.public_origin.starts_with("http") {
+            return value(
+                "public_origin",
+                &self.public_origin,
+                "write scheme and host without a trailing slash, like https://wallet.example.com",
+            );
+        }
+        if !(self.store.starts_with("sqlite:") || self.store.starts_with("postgres")) {
+            return value("store", &self.store, "use sqlite:PATH or postgres://USER@HOST/DATABASE");
+        }
+        Ok(())
+    }
+
+    /// Returns the pause between two looks at the head.
+    #[must_use]
+    pub const fn poll(&self) -> Duration {
+        Duration::from_millis(self.chain.poll_ms)
+    }
+}

@@ -1,0 +1,713 @@
+//! Governance: the contract's policy mirrored, and operators' changes carried to it.
+//!
+//! The contract's events say when to look; its views say what is true. Changes are proposed,
+//! signed by the operators' own keys, sent as one `submit`, and run after their delay. One
+//! operator's tightening order holds in the daemon at once and goes to the chain next.
+
+use std::collections::HashSet;
+
+use alloy::{
+    primitives::{Address, B256, Bytes, U256, keccak256},
+    rpc::types::TransactionReceipt,
+    sol_types::{SolCall, SolEvent as _, SolEventInterface as _},
+};
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::{
+    audit::{Draft, EventKind},
+    clock,
+    contract::{
+        self, Change,
+        IPolicyChanges::IPolicyChangesCalls as Calls,
+        IPolicyWallet,
+        IPolicyWallet::{IPolicyWalletErrors, IPolicyWalletEvents as Events},
+        IQuorum, Names, Tighten,
+    },
+    engine::{EngineError, Inner},
+    money::Usdc,
+    payment::AgentId,
+    policy::{ChainLimits, PayeeRecord},
+    refusal::{Code, Refusal},
+    store::{ProposalRow, SignatureRow, Tx, TxKind},
+    submit::{Manifest, Outgoing, prepare},
+    view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
+};
+
+/// Blocks asked for in one `eth_getLogs`.
+const LOG_SPAN: u64 = 2_000;
+/// Operators read from the contract at most.
+const OPERATORS: u64 = 256;
+/// Seconds a proposal's signatures stay valid.
+const PROPOSAL_TTL_S: u64 = 7 * 86_400;
+/// Proposals listed.
+pub(crate) const LISTED: u32 = 200;
+/// Gas of a governance call beside its data.
+const GAS_CHANGE: u64 = 1_000_000;
+
+const FOLLOWED: &str = "policy_block";
+const WALLET_FROZEN: &str = "wallet_frozen";
+
+fn topics() -> Vec<B256> {
+    vec![
+        IPolicyWallet::AgentChanged::SIGNATURE_HASH,
+        IPolicyWallet::PayeeChanged::SIGNATURE_HASH,
+        IPolicyWallet::WalletCapChanged::SIGNATURE_HASH,
+        IPolicyWallet::Frozen::SIGNATURE_HASH,
+        IPolicyWallet::ChangeSubmitted::SIGNATURE_HASH,
+        IPolicyWallet::ChangeExecuted::SIGNATURE_HASH,
+        IPolicyWallet::ChangeRevoked::SIGNATURE_HASH,
+        IPolicyWallet::PolicyPublished::SIGNATURE_HASH,
+        IPolicyWallet::DelayChanged::SIGNATURE_HASH,
+        IPolicyWallet::Withdrawn::SIGNATURE_HASH,
+        IPolicyWallet::NonceCancelled::SIGNATURE_HASH,
+        keccak256("ERC7913SignerAdded(bytes)"),
+        keccak256("ERC7913SignerRemoved(bytes)"),
+        keccak256("ERC7913ThresholdSet(uint64)"),
+    ]
+}
+
+/// Reads policy events up to `head` that were not read yet, writes them into the audit log, and
+/// reads the contract again if there were any.
+pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> {
+    let chain = &inner.config.chain;
+    let read = inner.store.meta(FOLLOWED).await?.and_then(|text| text.parse::<u64>().ok());
+    let mut from = read.map_or(chain.from_block, |block| block + 1);
+    if from > head {
+        return Ok(());
+    }
+    let mut changed = false;
+    while from <= head {
+        let to = head.min(from + LOG_SPAN - 1);
+        let logs = inner.rpc.logs(chain.wallet, from, to, &topics()).await?;
+        if logs.is_empty() && to == head && !changed && head - from < LOG_SPAN {
+            // Nothing happened: the mark moves in memory's place, not with an fsync a block.
+            if head - from < 64 && read.is_some() {
+                return Ok(());
+            }
+        }
+        let mut drafts = Vec::new();
+        let mut store = inner.store.begin().await?;
+        for log in &logs {
+            let block = log.block_number.unwrap_or(to);
+            let Some(draft) = on_event(inner, &mut store, log, block).await? else { continue };
+            drafts.push(draft.and("block", json!(block)).and("tx", json!(log.transaction_hash)));
+        }
+        changed |= !logs.is_empty();
+        store.append_audit(&drafts, clock::now_ms()).await?;
+        store.set_meta(FOLLOWED, &to.to_string()).await?;
+        store.commit().await?;
+        from = to + 1;
+    }
+    if changed {
+        reload(inner).await?;
+    }
+    Ok(())
+}
+
+async fn on_event(
+    inner: &Inner,
+    store: &mut Tx,
+    log: &alloy::rpc::types::Log,
+    block: u64,
+) -> Result<Option<Draft>, EngineError> {
+    let chain = |kind| Draft::new(kind, "chain");
+    let Ok(event) = Events::decode_log(&log.inner).map(|log| log.data) else {
+        // The signer set of OpenZeppelin's base contract.
+        return Ok(Some(
+            chain(EventKind::PolicyChanged).data(json!({ "what": "operators_changed" })),
+        ));
+    };
+    Ok(Some(match event {
+        Events::AgentChanged(event) => chain(EventKind::PolicyChanged)
+            .data(json!({ "what": "agent_changed" }))
+            .data(json!({ "agent": event.agent, "version": event.version.to_string() })),
+        Events::PayeeChanged(event) => {
+            store.put_payee(event.payee, None, block).await?;
+            chain(EventKind::PolicyChanged).data(json!({ "what": "payee_changed" })).data(json!({
+                "payee": event.payee, "categories": event.limits.categories,
+            }))
+        }
+        Events::WalletCapChanged(event) => chain(EventKind::PolicyChanged)
+            .data(json!({ "what": "wallet_cap_changed" }))
+            .data(json!({ "cap": event.cap.to_string() })),
+        Events::Frozen(event) => {
+            let kind = if event.frozen { EventKind::AgentFrozen } else { EventKind::AgentUnfrozen };
+            let id = inner.book().agent_by_address(event.agent).cloned();
+            match &id {
+                Some(id) => store.set_agent_frozen(id, event.frozen).await?,
+                None if event.agent == Address::ZERO => {
+                    store.set_meta(WALLET_FROZEN, if event.frozen { "1" } else { "0" }).await?;
+                }
+                None => {}
+            }
+            let draft = chain(kind).data(json!({ "agent": event.agent }));
+            match id {
+                Some(id) => draft.agent(&id),
+                None => draft,
+            }
+        }
+        Events::ChangeSubmitted(event) => {
+            let ready = event.readyAt.saturating_to::<u64>();
+            store.move_proposal(event.id, ProposalState::Waiting, Some(ready)).await?;
+            chain(EventKind::PolicySubmitted).data(json!({
+                "id": event.id, "change": event.change, "ready_at": ready,
+            }))
+        }
+        Events::ChangeExecuted(event) => {
+            store.move_proposal(event.id, ProposalState::Executed, None).await?;
+            chain(EventKind::PolicyPublished)
+                .data(json!({ "id": event.id, "change": event.change }))
+        }
+        Events::ChangeRevoked(event) => {
+            store.move_proposal(event.id, ProposalState::Cancelled, None).await?;
+            chain(EventKind::PolicyRolledBack).data(json!({ "id": event.id }))
+        }
+        Events::PolicyPublished(event) => {
+            chain(EventKind::PolicyPublished).data(json!({ "hash": event.policyHash }))
+        }
+        Events::DelayChanged(event) => {
+            chain(EventKind::PolicyChanged).data(json!({ "what": "delay_changed" })).data(json!({
+                "selector": event.selector, "delay": event.delay.to_string(),
+            }))
+        }
+        Events::Withdrawn(event) => chain(EventKind::PolicyChanged)
+            .data(json!({ "what": "withdrawn" }))
+            .data(json!({ "to": event.to, "amount": event.amount.to_string() })),
+        Events::NonceCancelled(event) => chain(EventKind::PolicyChanged)
+            .data(json!({ "what": "nonce_cancelled" }))
+            .data(json!({ "agent": event.agent, "nonce": event.nonce.to_string() })),
+        _ => return Ok(None),
+    }))
+}
+
+async fn ask<C: SolCall>(inner: &Inner, call: C) -> Result<C::Return, EngineError> {
+    let answer = inner
+        .rpc
+        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), None)
+        .await?;
+    Ok(C::abi_decode_returns_validate(&answer)?)
+}
+
+/// Asks many views of one kind in few requests.
+async fn ask_all<C: SolCall>(inner: &Inner, calls: &[C]) -> Result<Vec<C::Return>, EngineError> {
+    let wallet = inner.config.chain.wallet;
+    let params: Vec<_> = calls
+        .iter()
+        .map(|call| json!([{ "to": wallet, "data": Bytes::from(call.abi_encode()) }, "latest"]))
+        .collect();
+    let answers: Vec<Bytes> =
+        inner.rpc.batch("eth_call", &params).await?.into_iter().collect::<Result<_, _>>()?;
+    answers.iter().map(|bytes| Ok(C::abi_decode_returns_validate(bytes)?)).collect()
+}
+
+fn cap(units: u64, off: u64) -> Option<Usdc> {
+    if units >= off { None } else { Usdc::from_units(units) }
+}
+
+const U48_MAX: u64 = (1 << 48) - 1;
+
+/// Reads everything the contract holds that decisions need.
+pub(crate) async fn reload(inner: &Inner) -> Result<(), EngineError> {
+    let agents: Vec<_> = inner
+        .book()
+        .agents
+        .values()
+        .map(|agent| (agent.policy.agent.clone(), agent.address))
+        .collect();
+    let limits: Vec<_> =
+        agents.iter().map(|(_, agent)| IPolicyWallet::agentLimitsCall { agent: *agent }).collect();
+    let rooms: Vec<_> =
+        agents.iter().map(|(_, agent)| IPolicyWallet::roomCall { agent: *agent }).collect();
+    let limits = ask_all(inner, &limits).await?;
+    let rooms = ask_all(inner, &rooms).await?;
+
+    let payees: Vec<_> = inner.store.payees().await?;
+    let asked: Vec<_> =
+        payees.iter().map(|(payee, _)| IPolicyWallet::payeeLimitsCall { payee: *payee }).collect();
+    let records = ask_all(inner, &asked).await?;
+
+    let wallet_cap = ask(inner, IPolicyWallet::walletCapCall {}).await?;
+    let frozen = ask(inner, IPolicyWallet::walletFrozenCall {}).await?;
+    let threshold = ask(inner, IQuorum::thresholdCall {}).await?;
+    let signers = ask(inner, IQuorum::getSignersCall { start: 0, end: OPERATORS }).await?;
+
+    // An order to freeze holds here before the chain has it: either freezes.
+    let ordered: HashSet<AgentId> = inner
+        .store
+        .agents()
+        .await?
+        .into_iter()
+        .filter(|agent| agent.frozen)
+        .map(|agent| agent.id)
+        .collect();
+    let all_ordered = inner.store.meta(WALLET_FROZEN).await?.as_deref() == Some("1");
+
+    let mut book = inner.book();
+    for (((id, _), limits), room) in agents.into_iter().zip(limits).zip(rooms) {
+        let known = limits.version != U256::ZERO;
+        let limits_of = &limits.limits;
+        let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
+            let left = u64::try_from(room.budget).ok().and_then(Usdc::from_units);
+            (limit, limit.saturating_sub(left.unwrap_or(limit)))
+        });
+        let chain = known.then(|| ChainLimits {
+            active: limits_of.categories != 0 && limits_of.expiry.to::<u64>() != 0,
+            frozen: limits.frozen,
+            expiry_s: limits_of.expiry.to(),
+            ceiling: Usdc::from_units(limits_of.ceiling.to()).unwrap_or_default(),
+            day: cap(limits_of.dayCap.to(), U48_MAX),
+            month: cap(limits_of.monthCap.to(), U48_MAX),
+            budget,
+            categories: limits_of.categories,
+            version: limits.version.saturating_to(),
+        });
+        if let Some(agent) = book.agents.get_mut(&id) {
+            agent.usage.frozen = limits.frozen || ordered.contains(&id);
+            agent.chain = chain;
+        }
+    }
+    for ((payee, label), record) in payees.into_iter().zip(records) {
+        let spent = u64::try_from(record.spent).ok().and_then(Usdc::from_units);
+        book.put_payee(
+            payee,
+            PayeeRecord {
+                categories: record.limits.categories,
+                cap: cap(record.limits.cap.to(), U48_MAX)
+                    .map(|limit| (limit, spent.unwrap_or_default())),
+                cooldown_s: record.limits.cooldown,
+                last_paid_s: record.lastPaid.saturating_to(),
+            },
+        );
+        if let Some(label) = label {
+            book.put_label(payee, &label);
+        }
+    }
+    book.wallet.cap = u64::try_from(wallet_cap).ok().and_then(Usdc::from_units);
+    book.wallet.frozen = frozen || all_ordered;
+    book.threshold = threshold;
+    book.operators = signers
+        .iter()
+        .filter(|signer| signer.len() == 20)
+        .map(|signer| Address::from_slice(signer))
+        .collect::<HashSet<_>>();
+    info!(
+        agents = book.agents.len(),
+        payees = book.payees.len(),
+        operators = book.operators.len(),
+        frozen,
+        "read the contract's policy"
+    );
+    Ok(())
+}
+
+impl Inner {
+    /// Names for what a change mentions.
+    pub(crate) fn names(&self) -> Names {
+        let book = self.book();
+        let agents =
+            book.agents.values().map(|agent| (agent.address, agent.policy.agent.to_string()));
+        let payees = book
+            .payees
+            .iter()
+            .filter_map(|(address, known)| Some((*address, known.label.clone()?)));
+        Names {
+            accounts: agents.chain(payees).collect(),
+            categories: book.categories.names().to_vec(),
+        }
+    }
+
+    fn proposal_view(
+        &self,
+        row: &ProposalRow,
+        signatures: &[SignatureRow],
+    ) -> Result<ProposalView, Refusal> {
+        let message = Change {
+            change: row.change.clone(),
+            nonce: row.nonce,
+            deadline: U256::from(row.deadline_s),
+        };
+        let mut summary = contract::describe(&row.change, &self.names())
+            .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
+        if let Some(label) = &row.label {
+            summary = format!("{summary} (label `{label}`)");
+        }
+        let (threshold, now_s) = (self.book().threshold, self.now_s());
+        let state = match (row.state, row.ready_at_s) {
+            (ProposalState::Waiting, Some(ready)) if ready <= now_s => ProposalState::Ready,
+            (state, _) => state,
+        };
+        Ok(ProposalView {
+            id: row.id,
+            summary,
+            change: row.change.to_string(),
+            typed_data: contract::typed_data(&message, &self.domain)
+                .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?,
+            digest: row.digest,
+            state,
+            threshold,
+            signed_by: signatures.iter().map(|row| row.signer).collect(),
+            ready_at: row.ready_at_s.map(clock::at_s),
+            proposed_by: row.proposed_by,
+        })
+    }
+
+    /// Checks an operator's signature over a digest.
+    pub(crate) fn check_operator(
+        &self,
+        digest: B256,
+        body: &SignatureBody,
+    ) -> Result<SignatureRow, Refusal> {
+        let bad = |detail: &str| {
+            Err(Refusal::new(Code::InvalidSignature, detail.to_owned()).hint(format!(
+                "sign the digest {digest} with the operator's key; 65 bytes, 0x-hexadecimal"
+            )))
+        };
+        let Ok(bytes) = body.signature.parse::<Bytes>() else {
+            return bad("the signature is not hexadecimal");
+        };
+        let Ok(signature) = alloy::primitives::Signature::try_from(bytes.as_ref()) else {
+            return bad("the signature is not 65 bytes");
+        };
+        // The contract takes low s only.
+        if signature.normalize_s().is_some() {
+            return bad("the signature has a high s");
+        }
+        if signature.recover_address_from_prehash(&digest).ok() != Some(body.signer) {
+            return bad("the signature is not the signer's over this digest");
+        }
+        if !self.book().operators.contains(&body.signer) {
+            return Err(Refusal::new(
+                Code::NotOperator,
+                format!("{} is not an operator of this wallet", body.signer),
+            )
+            .hint("operators are in the contract; a quorum can add one"));
+        }
+        if self.is_own_key(body.signer) {
+            return Err(Refusal::new(
+                Code::NotOperator,
+                "the daemon's own keys cannot approve anything",
+            ));
+        }
+        Ok(SignatureRow { signer: body.signer, signature: signature.as_bytes().into() })
+    }
+}
+
+fn unknown(id: B256) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no proposal {id}"))
+        .hint("`bursar policy list` shows them")
+}
+
+fn conflict(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Code::Conflict, detail)
+}
+
+pub(crate) async fn list(inner: &Inner) -> Result<Vec<ProposalView>, Refusal> {
+    let mut views = Vec::new();
+    for row in inner.store.proposals(LISTED).await? {
+        let signatures = inner.store.signatures(row.digest).await?;
+        views.push(inner.proposal_view(&row, &signatures)?);
+    }
+    Ok(views)
+}
+
+pub(crate) async fn show(inner: &Inner, id: B256) -> Result<ProposalView, Refusal> {
+    let row = inner.store.proposal(id).await?.ok_or_else(|| unknown(id))?;
+    inner.proposal_view(&row, &inner.store.signatures(row.digest).await?)
+}
+
+pub(crate) async fn propose(
+    inner: &Inner,
+    operator: Address,
+    body: ProposeBody,
+) -> Result<ProposalView, Refusal> {
+    let change: Bytes = body.change.parse().map_err(|_| {
+        Refusal::new(Code::InvalidPayment, "change is not hexadecimal")
+            .hint("send calldata of IPolicyChanges; the `bursar policy` commands build it")
+    })?;
+    let call = contract::decode(&change)
+        .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
+    if let Some(label) = &body.label {
+        let Calls::setPayee(call) = &call else {
+            return Err(Refusal::new(Code::Unprocessable, "only a payee has a label"));
+        };
+        let good = (1..=60).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && !label.starts_with("0x");
+        if !good {
+            return Err(Refusal::new(
+                Code::Unprocessable,
+                "a label is 1 to 60 letters, digits, '-', '_' or '.', not starting with 0x",
+            ));
+        }
+        if inner.book().label_taken(label, call.payee) {
+            return Err(conflict(format!("`{label}` names another payee"))
+                .hint("choose another label: agents rely on what a label means"));
+        }
+    }
+    let now_s = inner.now_s();
+    let mut store = inner.store.begin().await?;
+    let nonce = inner.wallet_nonce(&mut store, Address::ZERO).await?;
+    let deadline_s = now_s + PROPOSAL_TTL_S;
+    let message = Change { change: change.clone(), nonce, deadline: U256::from(deadline_s) };
+    let row = ProposalRow {
+        id: keccak256(&change),
+        change,
+        label: body.label,
+        nonce,
+        deadline_s,
+        digest: contract::digest(&message, &inner.domain),
+        state: ProposalState::Collecting,
+        proposed_by: operator,
+        ready_at_s: None,
+    };
+    let view = inner.proposal_view(&row, &[])?;
+    if !store.insert_proposal(&row, clock::now_ms()).await? {
+        return Err(conflict(format!("the same change is already proposed as {}", row.id))
+            .hint("sign that one, or cancel it first"));
+    }
+    let draft = Draft::new(EventKind::PolicyProposed, format!("operator:{operator}")).data(json!({
+        "id": row.id, "change": row.change, "summary": view.summary, "digest": row.digest,
+    }));
+    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.commit().await?;
+    Ok(view)
+}
+
+pub(crate) async fn sign(
+    inner: &Inner,
+    id: B256,
+    body: SignatureBody,
+) -> Result<ProposalView, Refusal> {
+    let row = inner.store.proposal(id).await?.ok_or_else(|| unknown(id))?;
+    if row.state != ProposalState::Collecting {
+        return Err(conflict("the proposal takes no more signatures"));
+    }
+    if row.deadline_s < inner.now_s() {
+        return Err(
+            conflict("the proposal is too old to be signed").hint("cancel it and propose it again")
+        );
+    }
+    let signature = inner.check_operator(row.digest, &body)?;
+    let mut store = inner.store.begin().await?;
+    let (fresh, count) = store.add_signature(row.digest, &signature, clock::now_ms()).await?;
+    if !fresh {
+        return Err(conflict(format!("{} has signed it already", body.signer)));
+    }
+    let draft = Draft::new(EventKind::PolicyApproved, format!("operator:{}", body.signer))
+        .data(json!({ "id": id, "digest": row.digest, "signatures": count }));
+    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.commit().await?;
+    show(inner, id).await
+}
+
+pub(crate) async fn apply(inner: &Inner, id: B256) -> Result<ProposalView, Refusal> {
+    let row = inner.store.proposal(id).await?.ok_or_else(|| unknown(id))?;
+    let signatures = inner.store.signatures(row.digest).await?;
+    let view = inner.proposal_view(&row, &signatures)?;
+    let (kind, calldata): (TxKind, Bytes) = match view.state {
+        ProposalState::Collecting => {
+            let operators = inner.book().operators.clone();
+            let quorum: Vec<_> = signatures
+                .iter()
+                .filter(|row| operators.contains(&row.signer))
+                .take(usize::try_from(view.threshold).unwrap_or(usize::MAX))
+                .map(|row| (row.signer.to_vec().into(), row.signature.clone()))
+                .collect();
+            if (quorum.len() as u64) < view.threshold {
+                return Err(conflict(format!(
+                    "{} of {} operators have signed",
+                    quorum.len(),
+                    view.threshold
+                ))
+                .hint("collect the others with `bursar policy sign`"));
+            }
+            let call = IPolicyWallet::submitCall {
+                change: row.change.clone(),
+                nonce: row.nonce,
+                deadline: U256::from(row.deadline_s),
+                quorum: contract::encode_quorum(quorum),
+            };
+            (TxKind::Submit, call.abi_encode().into())
+        }
+        ProposalState::Ready => {
+            let call = IPolicyWallet::executeCall { change: row.change.clone() };
+            (TxKind::Execute, call.abi_encode().into())
+        }
+        ProposalState::Waiting => {
+            let when = row.ready_at_s.unwrap_or_default();
+            return Err(conflict("its delay is not over")
+                .retry_after(when.saturating_sub(inner.now_s()))
+                .hint("any operator can still withdraw it"));
+        }
+        state => {
+            return Err(conflict(format!("nothing to apply: the proposal is {state:?}")));
+        }
+    };
+    dry_run(inner, &calldata).await?;
+    let mut store = inner.store.begin().await?;
+    store.move_proposal(id, ProposalState::Submitted, None).await?;
+    if let (Some(label), Ok(Calls::setPayee(call))) = (&row.label, contract::decode(&row.change)) {
+        store.put_payee(call.payee, Some(label), 0).await?;
+    }
+    let manifest = Manifest::Proposal { id };
+    launch(inner, store, kind, calldata, manifest, EventKind::PolicySubmitted, json!({ "id": id }))
+        .await?;
+    show(inner, id).await
+}
+
+pub(crate) async fn cancel(
+    inner: &Inner,
+    id: B256,
+    operator: Address,
+) -> Result<ProposalView, Refusal> {
+    let row = inner.store.proposal(id).await?.ok_or_else(|| unknown(id))?;
+    if row.state != ProposalState::Collecting {
+        return Err(conflict("it is on chain: withdrawing it takes a signed `revoke` order")
+            .hint("`bursar policy cancel` signs one with your key"));
+    }
+    let mut store = inner.store.begin().await?;
+    store.move_proposal(id, ProposalState::Cancelled, None).await?;
+    let draft = Draft::new(EventKind::PolicyRolledBack, format!("operator:{operator}"))
+        .data(json!({ "id": id }));
+    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.commit().await?;
+    show(inner, id).await
+}
+
+/// Takes one operator's order to tighten: it holds here at once, and goes to the chain.
+pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, Refusal> {
+    let invalid = |detail: &str| Refusal::new(Code::InvalidPayment, detail.to_owned());
+    let change: Bytes = order.change.parse().map_err(|_| invalid("change is not hexadecimal"))?;
+    let nonce: U256 = order.nonce.parse().map_err(|_| invalid("nonce is not a number"))?;
+    let call = contract::decode(&change)
+        .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
+    let message = Tighten { change: change.clone(), nonce, deadline: U256::from(order.deadline) };
+    let digest = contract::digest(&message, &inner.domain);
+    let body = SignatureBody { signer: order.signer, signature: order.signature.clone() };
+    let signature = inner.check_operator(digest, &body)?;
+    let calldata: Bytes = IPolicyWallet::tightenWithSignatureCall {
+        change: change.clone(),
+        signer: order.signer.to_vec().into(),
+        nonce,
+        deadline: U256::from(order.deadline),
+        signature: signature.signature,
+    }
+    .abi_encode()
+    .into();
+    let freezes = matches!(&call, Calls::setFrozen(call) if call.frozen);
+    let summary = contract::describe(&change, &inner.names())
+        .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
+    // A freeze holds even when the chain cannot be reached. For the rest a person hears now
+    // whether the contract would take it.
+    if !freezes {
+        dry_run(inner, &calldata).await?;
+    }
+    let mut store = inner.store.begin().await?;
+    let mut frozen = None;
+    if let (true, Calls::setFrozen(call)) = (freezes, &call) {
+        frozen = inner.book().agent_by_address(call.agent).cloned();
+        match &frozen {
+            Some(id) => store.set_agent_frozen(id, true).await?,
+            None if call.agent == Address::ZERO => store.set_meta(WALLET_FROZEN, "1").await?,
+            None => return Err(invalid("that address is not one of this daemon's agents")),
+        }
+    }
+    let manifest = Manifest::Tighten { change, signer: order.signer };
+    let data = json!({ "by": order.signer, "order": summary, "digest": digest });
+    let hash =
+        launch(inner, store, TxKind::Tighten, calldata, manifest, EventKind::PolicyTightened, data)
+            .await?;
+    if freezes {
+        let mut book = inner.book();
+        match &frozen {
+            Some(id) => {
+                if let Some(agent) = book.agents.get_mut(id) {
+                    agent.usage.frozen = true;
+                }
+            }
+            None => book.wallet.frozen = true,
+        }
+        warn!(order = summary, by = %order.signer, "frozen");
+    }
+    Ok(hash)
+}
+
+/// Asks the contract whether it would take a call, so that a person hears it now.
+async fn dry_run(inner: &Inner, calldata: &Bytes) -> Result<(), Refusal> {
+    match inner.rpc.eth_call(inner.config.chain.wallet, None, calldata, None).await {
+        Ok(_) => Ok(()),
+        Err(crate::rpc::RpcError::Refused { message, data, .. }) => {
+            let name = data
+                .as_deref()
+                .and_then(|data| data.parse::<Bytes>().ok())
+                .and_then(|bytes| bytes.get(..4)?.try_into().ok())
+                .and_then(|selector| {
+                    IPolicyWalletErrors::name_by_selector(selector).map(str::to_owned)
+                })
+                .unwrap_or(message);
+            Err(conflict(format!("the contract would refuse it: {name}")))
+        }
+        Err(error) => Err(Refusal::new(Code::Unavailable, error.to_string())
+            .hint("nothing was sent; try again when the chain can be reached")),
+    }
+}
+
+async fn launch(
+    inner: &Inner,
+    mut store: Tx,
+    kind: TxKind,
+    calldata: Bytes,
+    manifest: Manifest,
+    event: EventKind,
+    data: serde_json::Value,
+) -> Result<B256, Refusal> {
+    // Governance is never held up by payments in flight: it takes the least busy sender.
+    let sender = inner
+        .flights
+        .freest(&inner.relayer_addresses(), u32::MAX)
+        .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
+    let gas = GAS_CHANGE + 40 * calldata.len() as u64;
+    let call = Outgoing { kind, calldata, gas, manifest };
+    let open = prepare(inner, &mut store, sender, call).await.map_err(refuse)?;
+    let hash = open.attempts.first().map(|attempt| attempt.hash).unwrap_or_default();
+    let draft = Draft::new(event, "daemon").tx(&open.tx.id).data(data).and("hash", json!(hash));
+    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.commit().await?;
+    inner.launch(open);
+    Ok(hash)
+}
+
+fn refuse(error: EngineError) -> Refusal {
+    Refusal::from(&error)
+}
+
+/// Ends a governance transaction. Answers whether the contract must be read again.
+pub(crate) async fn finished(
+    _inner: &Inner,
+    store: &mut Tx,
+    manifest: &Manifest,
+    receipt: &TransactionReceipt,
+    drafts: &mut Vec<Draft>,
+) -> Result<bool, EngineError> {
+    match manifest {
+        Manifest::Proposal { id } if !receipt.status() => {
+            // The signatures are spent or stale: the operators start again.
+            store.move_proposal(*id, ProposalState::Cancelled, None).await?;
+            drafts.push(
+                Draft::new(EventKind::PolicyRefused, "chain")
+                    .data(json!({ "id": id, "tx": receipt.transaction_hash })),
+            );
+            Ok(false)
+        }
+        Manifest::Tighten { change, signer } if !receipt.status() => {
+            warn!(%signer, "the contract refused an operator's order");
+            drafts.push(Draft::new(EventKind::PolicyRefused, "chain").data(json!({
+                "change": change, "by": signer, "tx": receipt.transaction_hash,
+            })));
+            Ok(false)
+        }
+        Manifest::Proposal { .. } | Manifest::Tighten { .. } => Ok(true),
+        Manifest::Batches(_) | Manifest::Approved { .. } => Ok(false),
+    }
+}

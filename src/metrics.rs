@@ -1,0 +1,155 @@
+//! What Prometheus reads.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{outcome::SendClass, refusal::Code};
+
+/// A refusal's code as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    code: &'static str,
+}
+
+impl From<Code> for CodeLabel {
+    fn from(code: Code) -> Self {
+        Self { code: code.as_str() }
+    }
+}
+
+/// A node's answer as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabel {
+    answer: &'static str,
+}
+
+impl From<Result<(), SendClass>> for AnswerLabel {
+    fn from(answer: Result<(), SendClass>) -> Self {
+        Self { answer: answer.map_or_else(SendClass::as_str, |()| "accepted") }
+    }
+}
+
+/// The counters and gauges.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// Payments accepted.
+    pub accepted: Counter,
+    /// Payments denied, by code.
+    pub denied: Family<CodeLabel, Counter>,
+    /// Payments final on chain.
+    pub paid: Counter,
+    /// Payments given up.
+    pub failed: Counter,
+    /// Gas used by final transactions.
+    pub gas_used: Counter,
+    /// Sends, by the node's answer.
+    pub sends: Family<AnswerLabel, Counter>,
+    /// Looks at a transaction whose fees are at the ceiling.
+    pub waiting_for_fee: Counter,
+    /// Notes for the audit log dropped under a flood.
+    pub notes_dropped: Counter,
+    /// Calls to nodes.
+    pub rpc_calls: Gauge,
+    /// Payments on their way.
+    pub backlog: Gauge,
+    /// Age of the oldest of them, milliseconds.
+    pub oldest_ms: Gauge,
+    /// Transactions on their way.
+    pub in_flight: Gauge,
+    /// Height of the newest head.
+    pub head: Gauge,
+    /// 1 if the last look at the chain succeeded.
+    pub chain_reached: Gauge,
+    seconds_to_final: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+        let all = Self {
+            registry: Mutex::new(Registry::with_prefix("bursar")),
+            accepted: Counter::default(),
+            denied: Family::default(),
+            paid: Counter::default(),
+            failed: Counter::default(),
+            gas_used: Counter::default(),
+            sends: Family::default(),
+            waiting_for_fee: Counter::default(),
+            notes_dropped: Counter::default(),
+            rpc_calls: Gauge::default(),
+            backlog: Gauge::default(),
+            oldest_ms: Gauge::default(),
+            in_flight: Gauge::default(),
+            head: Gauge::default(),
+            chain_reached: Gauge::default(),
+            seconds_to_final: Histogram::new(buckets),
+        };
+        {
+            let mut registry = all.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            registry.register("payments_accepted", "Payments accepted", all.accepted.clone());
+            registry.register("payments_denied", "Payments denied, by code", all.denied.clone());
+            registry.register("payments_paid", "Payments final on chain", all.paid.clone());
+            registry.register("payments_failed", "Payments given up", all.failed.clone());
+            registry.register("gas_used", "Gas used by final transactions", all.gas_used.clone());
+            registry.register("sends", "Sends, by the node's answer", all.sends.clone());
+            registry.register(
+                "waiting_for_fee",
+                "Looks at a transaction whose fees are at the ceiling",
+                all.waiting_for_fee.clone(),
+            );
+            registry.register(
+                "notes_dropped",
+                "Notes for the audit log dropped under a flood",
+                all.notes_dropped.clone(),
+            );
+            registry.register("rpc_calls", "Calls to nodes since start", all.rpc_calls.clone());
+            registry.register("backlog", "Payments on their way", all.backlog.clone());
+            registry.register(
+                "oldest_milliseconds",
+                "Age of the oldest payment on its way",
+                all.oldest_ms.clone(),
+            );
+            registry.register("in_flight", "Transactions on their way", all.in_flight.clone());
+            registry.register("head", "Height of the newest head", all.head.clone());
+            registry.register(
+                "chain_reached",
+                "1 if the last look at the chain succeeded",
+                all.chain_reached.clone(),
+            );
+            registry.register(
+                "payment_seconds",
+                "Seconds from accepted to final",
+                all.seconds_to_final.clone(),
+            );
+        }
+        all
+    }
+}
+
+impl Metrics {
+    /// Notes how long a payment took, in milliseconds.
+    #[expect(
+        clippy::float_arithmetic,
+        reason = "Prometheus takes seconds as a float; no money here"
+    )]
+    pub fn observe_final(&self, ms: i64) {
+        let ms = u32::try_from(ms.max(0)).unwrap_or(u32::MAX);
+        self.seconds_to_final.observe(f64::from(ms) / 1_000.0);
+    }
+
+    /// Renders everything in the OpenMetrics text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}

@@ -1,0 +1,377 @@
+//! JSON-RPC to a node: bounded answers, time-outs, batches, and an honest "don't know".
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use alloy::{
+    primitives::{Address, B256, Bytes, U64, U256},
+    rpc::types::{Log, TransactionReceipt},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
+
+/// Bytes a node may answer with; more is cut off and counts as no answer.
+const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
+/// Calls in one HTTP request.
+const BATCH_LIMIT: usize = 100;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// The node understood, and refused.
+    #[error("the node refused {method}: {message} (code {code})")]
+    Refused {
+        /// The method.
+        method: &'static str,
+        /// JSON-RPC error code.
+        code: i64,
+        /// The node's words.
+        message: String,
+        /// The node's data, for reverts.
+        data: Option<String>,
+    },
+    /// No usable answer: the request may or may not have been carried out.
+    #[error("no usable answer from the node to {method}: {why}")]
+    Unknown {
+        /// The method.
+        method: &'static str,
+        /// What was seen instead.
+        why: String,
+    },
+}
+
+impl RpcError {
+    fn unknown(method: &'static str, why: impl ToString) -> Self {
+        Self::Unknown { method, why: why.to_string() }
+    }
+}
+
+/// A block's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// Number.
+    pub number: U64,
+    /// Hash.
+    pub hash: B256,
+    /// Hash of the block below.
+    pub parent_hash: B256,
+    /// Unix seconds.
+    pub timestamp: U64,
+    /// Wei per gas.
+    #[serde(default)]
+    pub base_fee_per_gas: U256,
+}
+
+impl Head {
+    /// Returns the number.
+    #[must_use]
+    pub fn height(&self) -> u64 {
+        self.number.to()
+    }
+
+    /// Returns the time in unix seconds.
+    #[must_use]
+    pub fn time_s(&self) -> u64 {
+        self.timestamp.to()
+    }
+
+    /// Returns the base fee in wei per gas.
+    #[must_use]
+    pub fn base_fee(&self) -> u128 {
+        u128::try_from(self.base_fee_per_gas).unwrap_or(u128::MAX)
+    }
+}
+
+/// The node, behind one or more endpoints.
+#[derive(Debug)]
+pub struct Rpc {
+    http: reqwest::Client,
+    endpoints: Vec<String>,
+    current: AtomicUsize,
+    calls: AtomicU64,
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    jsonrpc: &'static str,
+    id: usize,
+    method: &'a str,
+    params: &'a Value,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    id: Option<usize>,
+    result: Option<Box<RawValue>>,
+    error: Option<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    code: i64,
+    message: String,
+    data: Option<Value>,
+}
+
+impl Rpc {
+    /// Makes a client for the endpoints, tried in order when one gives no usable answer.
+    ///
+    /// # Errors
+    /// [`RpcError::Unknown`] if the HTTP client cannot be made.
+    pub fn new(endpoints: Vec<String>) -> Result<Self, RpcError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(3))
+            .timeout(Duration::from_secs(15))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| RpcError::unknown("connect", error))?;
+        Ok(Self { http, endpoints, current: AtomicUsize::new(0), calls: AtomicU64::new(0) })
+    }
+
+    /// Returns the number of calls made so far, each member of a batch counted.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    async fn post(&self, method: &'static str, body: String) -> Result<Vec<u8>, RpcError> {
+        let index = self.current.load(Ordering::Relaxed) % self.endpoints.len().max(1);
+        let outcome = self.post_to(method, index, body).await;
+        if outcome.is_err() {
+            // The next call goes to the next endpoint. This one is not repeated here: for a send
+            // that is the engine's decision.
+            self.current.store(index + 1, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    async fn post_to(
+        &self,
+        method: &'static str,
+        index: usize,
+        body: String,
+    ) -> Result<Vec<u8>, RpcError> {
+        let url =
+            self.endpoints.get(index).ok_or_else(|| RpcError::unknown(method, "no endpoint"))?;
+        let mut response = self
+            .http
+            .post(url)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| RpcError::unknown(method, error.without_url()))?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| RpcError::unknown(method, error.without_url()))?
+        {
+            if bytes.len() + chunk.len() > ANSWER_LIMIT {
+                return Err(RpcError::unknown(method, "the answer is too long"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// Calls one method.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+    ) -> Result<T, RpcError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let call = Call { jsonrpc: "2.0", id: 0, method, params: &params };
+        let body = serde_json::to_string(&call).map_err(|e| RpcError::unknown(method, e))?;
+        let bytes = self.post(method, body).await?;
+        let answer: Answer = serde_json::from_slice(&bytes)
+            .map_err(|_| RpcError::unknown(method, excerpt(&bytes)))?;
+        decode(method, answer)
+    }
+
+    /// Calls one method many times in as few requests as the limits allow; answers in order.
+    ///
+    /// # Errors
+    /// [`RpcError::Unknown`] if a request as a whole has no usable answer. Single refusals stand
+    /// in the list.
+    pub async fn batch<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: &[Value],
+    ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
+        let mut answers = Vec::with_capacity(params.len());
+        for chunk in params.chunks(BATCH_LIMIT) {
+            self.calls.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            let calls: Vec<_> = chunk
+                .iter()
+                .enumerate()
+                .map(|(id, params)| Call { jsonrpc: "2.0", id, method, params })
+                .collect();
+            let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(method, e))?;
+            let bytes = self.post(method, body).await?;
+            let list: Vec<Answer> = serde_json::from_slice(&bytes)
+                .map_err(|_| RpcError::unknown(method, excerpt(&bytes)))?;
+            let mut slots: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
+            for answer in list {
+                if let Some(slot) = answer.id.and_then(|id| slots.get_mut(id)) {
+                    *slot = Some(answer);
+                }
+            }
+            answers.extend(slots.into_iter().map(|slot| match slot {
+                Some(answer) => decode(method, answer),
+                None => Err(RpcError::unknown(method, "left out of the batch")),
+            }));
+        }
+        Ok(answers)
+    }
+
+    /// Asks for the chain id.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn chain_id(&self) -> Result<u64, RpcError> {
+        Ok(self.call::<U64>("eth_chainId", json!([])).await?.to())
+    }
+
+    /// Asks for the newest head.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn latest(&self) -> Result<Head, RpcError> {
+        self.call("eth_getBlockByNumber", json!(["latest", false])).await
+    }
+
+    /// Asks for heads by number; `None` where the node has none.
+    ///
+    /// # Errors
+    /// [`RpcError`] if any answer is missing.
+    pub async fn heads(&self, numbers: &[u64]) -> Result<Vec<Option<Head>>, RpcError> {
+        let params: Vec<Value> =
+            numbers.iter().map(|n| json!([format!("{n:#x}"), false])).collect();
+        self.batch("eth_getBlockByNumber", &params).await?.into_iter().collect()
+    }
+
+    /// Asks for receipts; `None` proves nothing.
+    ///
+    /// # Errors
+    /// [`RpcError`] if any answer is missing.
+    pub async fn receipts(
+        &self,
+        hashes: &[B256],
+    ) -> Result<Vec<Option<TransactionReceipt>>, RpcError> {
+        let params: Vec<Value> = hashes.iter().map(|hash| json!([hash])).collect();
+        self.batch("eth_getTransactionReceipt", &params).await?.into_iter().collect()
+    }
+
+    /// Asks for an account's next nonce at the newest head.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn transaction_count(&self, account: Address) -> Result<u64, RpcError> {
+        Ok(self.call::<U64>("eth_getTransactionCount", json!([account, "latest"])).await?.to())
+    }
+
+    /// Asks for an account's balance in wei.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn balance(&self, account: Address) -> Result<U256, RpcError> {
+        self.call("eth_getBalance", json!([account, "latest"])).await
+    }
+
+    /// Asks for a contract's code.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn code(&self, account: Address) -> Result<Bytes, RpcError> {
+        self.call("eth_getCode", json!([account, "latest"])).await
+    }
+
+    /// Calls a contract without a transaction, at `block` or the newest head.
+    ///
+    /// # Errors
+    /// [`RpcError`]; a revert is `Refused` with its data.
+    pub async fn eth_call(
+        &self,
+        to: Address,
+        from: Option<Address>,
+        data: &Bytes,
+        block: Option<u64>,
+    ) -> Result<Bytes, RpcError> {
+        let at = block.map_or_else(|| "latest".to_owned(), |n| format!("{n:#x}"));
+        let mut call = json!({ "to": to, "data": data });
+        if let Some(from) = from {
+            call["from"] = json!(from);
+        }
+        self.call("eth_call", json!([call, at])).await
+    }
+
+    /// Asks for a contract's logs in a span of blocks with any of the given first topics.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn logs(
+        &self,
+        address: Address,
+        from: u64,
+        to: u64,
+        topics: &[B256],
+    ) -> Result<Vec<Log>, RpcError> {
+        let filter = json!([{
+            "address": address,
+            "fromBlock": format!("{from:#x}"),
+            "toBlock": format!("{to:#x}"),
+            "topics": [topics],
+        }]);
+        self.call("eth_getLogs", filter).await
+    }
+
+    /// Asks for a contract's logs with any of the given first topics and exactly the next two.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn logs_of(
+        &self,
+        address: Address,
+        from: u64,
+        to: u64,
+        topics: &[B256],
+        second: B256,
+        third: B256,
+    ) -> Result<Vec<Log>, RpcError> {
+        let filter = json!([{
+            "address": address,
+            "fromBlock": format!("{from:#x}"),
+            "toBlock": format!("{to:#x}"),
+            "topics": [topics, second, third],
+        }]);
+        self.call("eth_getLogs", filter).await
+    }
+}
+
+fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, RpcError> {
+    if let Some(error) = answer.error {
+        let data = match error.data {
+            Some(Value::String(data)) => Some(data),
+            Some(Value::Object(map)) => map.get("data").and_then(Value::as_str).map(str::to_owned),
+            _ => None,
+        };
+        let message = error.message.chars().take(500).collect();
+        return Err(RpcError::Refused { method, code: error.code, message, data });
+    }
+    // `"result": null` is an answer too: it arrives here as None.
+    let text = answer.result.as_deref().map_or("null", RawValue::get);
+    serde_json::from_str(text).map_err(|error| RpcError::unknown(method, error))
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    let head = bytes.get(..bytes.len().min(120)).unwrap_or_default();
+    format!("not JSON-RPC: {}", String::from_utf8_lossy(head))
+}

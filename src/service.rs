@@ -1,0 +1,468 @@
+//! The daemon: all wiring, in one function that tests call too.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use alloy::primitives::{Address, B256};
+use ed25519_dalek::VerifyingKey;
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex as AsyncMutex, Notify, mpsc, watch},
+    task::JoinSet,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{self, ApiConfig},
+    approval,
+    audit::{Draft, EventKind},
+    auth,
+    book::{Agent, Book},
+    clock,
+    config::Config,
+    contract,
+    engine::{Engine, EngineError, Inner, Stop},
+    governance, intake,
+    keys::{KeyError, Keys},
+    metrics::Metrics,
+    policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
+    rpc::{Rpc, RpcError},
+    store::{AgentRow, Store, StoreError},
+    submit::{self, Flights},
+};
+
+/// Seconds the tasks have to end in after the last request.
+const GRACE: Duration = Duration::from_secs(10);
+/// Seconds between signed marks of the audit log's head.
+const ANCHOR_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("the store {url} cannot be opened: {source}")]
+    Store {
+        /// Its URL, without a password.
+        url: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// The store, later.
+    #[error(transparent)]
+    Write(#[from] StoreError),
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The chain.
+    #[error("the chain cannot be read: {0}")]
+    Chain(#[from] RpcError),
+    /// Another chain than the configuration says.
+    #[error("the node is on chain {found}, the configuration says {expected}")]
+    WrongChain {
+        /// What the node says.
+        found: u64,
+        /// What the configuration says.
+        expected: u64,
+    },
+    /// No contract at the wallet's or the token's address.
+    #[error("there is no contract at {name} {address} on chain {chain_id}")]
+    NoContract {
+        /// `chain.wallet` or `chain.usdc`.
+        name: &'static str,
+        /// Where.
+        address: Address,
+        /// On which chain.
+        chain_id: u64,
+    },
+    /// The categories of the configuration.
+    #[error("categories: {0}")]
+    Categories(#[from] CategoriesError),
+    /// A policy file.
+    #[error("{path}: {source}")]
+    Policy {
+        /// The file.
+        path: String,
+        /// Where and why.
+        source: PolicyError,
+    },
+    /// Files that contradict each other or the store.
+    #[error("{0}")]
+    Agents(String),
+    /// A folder or file.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The running daemon.
+pub struct Service {
+    addr: SocketAddr,
+    engine: Engine,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<&'static str>,
+    store: Store,
+}
+
+impl Service {
+    /// Starts everything: store, chain, book, tasks, API. Returns once the API listens.
+    ///
+    /// # Errors
+    /// See [`StartError`]: the daemon starts whole or not at all.
+    pub async fn start(config: Config, keys: Keys) -> Result<Self, StartError> {
+        let store = Store::open(&config.store).await.map_err(|source| StartError::Store {
+            url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
+            source,
+        })?;
+        let rpc = Rpc::new(config.chain.rpc.clone())?;
+        check_chain(&config, &rpc).await?;
+        let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
+        let mut book = Book::new(
+            Categories::new(config.categories.clone())?,
+            vec![Address::ZERO, config.chain.wallet, config.chain.usdc],
+        );
+        load_agents(&config, &store, &keys, &mut book).await?;
+        load_payees(&config, &store, &mut book).await?;
+
+        let relayers = (0..config.submit.relayers)
+            .map(|j| keys.relayer(j))
+            .collect::<Result<Vec<_>, KeyError>>()?;
+        let nonce_epoch = nonce_epoch(&store).await?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
+        let addr = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
+
+        let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
+        let inner = Arc::new(Inner {
+            store: store.clone(),
+            rpc,
+            keys,
+            domain,
+            metrics: Metrics::default(),
+            flights: Flights::default(),
+            intake: jobs,
+            queued: Notify::new(),
+            signed: Notify::new(),
+            book: std::sync::Mutex::new(book),
+            head: std::sync::Mutex::new(None),
+            chain_reached: true.into(),
+            relayers,
+            nonce_epoch,
+            config,
+        });
+        inner.set_head(inner.rpc.latest().await?);
+        // The past first: what was final, what is reserved, what is on its way.
+        governance::follow(&inner, inner.rpc.latest().await?.height()).await?;
+        governance::reload(&inner).await?;
+        load_history(&inner).await?;
+        submit::load(&inner).await?;
+
+        let (stop, stopped) = Stop::pair();
+        let mut tasks = JoinSet::new();
+        let engine = Engine::new(Arc::clone(&inner));
+        tasks.spawn(named("intake", intake::run(Arc::clone(&inner), queue, stopped.clone())));
+        tasks.spawn(named("assign", submit::assign::run(Arc::clone(&inner), stopped.clone())));
+        tasks
+            .spawn(named("broadcast", submit::broadcast::run(Arc::clone(&inner), stopped.clone())));
+        tasks.spawn(named("confirm", submit::confirm::run(Arc::clone(&inner), stopped.clone())));
+        tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
+        let router =
+            api::router(engine.clone(), ApiConfig::new(inner.config.public_origin.clone()));
+        let serve = stopped.clone();
+        tasks.spawn(named("api", async move {
+            let ended = axum::serve(listener, router)
+                .with_graceful_shutdown(async move { serve.asked().await })
+                .await;
+            if let Err(error) = ended {
+                error!(%error, "the API ended");
+            }
+        }));
+        inner.queued.notify_one();
+        info!(%addr, wallet = %inner.config.chain.wallet, "listening");
+        Ok(Self { addr, engine, stop, tasks, store })
+    }
+
+    /// Returns the address the API listens on.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns the engine's handle.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine.clone()
+    }
+
+    /// Waits until a task ends, which only a fault or [`Service::stop`] makes it do. Returns its
+    /// name.
+    pub async fn ended(&mut self) -> &'static str {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                error!(%error, "a task ended in a fault");
+                "a task"
+            }
+            None => "every task",
+        }
+    }
+
+    /// Stops: no new requests, running commits end, everything else is found again at start.
+    pub async fn stop(mut self) {
+        // Nobody listening means that every task has ended already.
+        let _ = self.stop.send(true);
+        let ended =
+            tokio::time::timeout(GRACE, async { while self.tasks.join_next().await.is_some() {} });
+        if ended.await.is_err() {
+            warn!("a task did not end in time; nothing is lost, it goes on at the next start");
+            self.tasks.shutdown().await;
+        }
+        self.store.close().await;
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+async fn check_chain(config: &Config, rpc: &Rpc) -> Result<(), StartError> {
+    let (found, expected) = (rpc.chain_id().await?, config.chain.chain_id);
+    if found != expected {
+        return Err(StartError::WrongChain { found, expected });
+    }
+    for (name, address) in
+        [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)]
+    {
+        if rpc.code(address).await?.is_empty() {
+            return Err(StartError::NoContract { name, address, chain_id: found });
+        }
+    }
+    Ok(())
+}
+
+/// Reads the policy files. A name keeps its key for ever; two files never share one.
+async fn load_agents(
+    config: &Config,
+    store: &Store,
+    keys: &Keys,
+    book: &mut Book,
+) -> Result<(), StartError> {
+    let read = |path: &Path, source| StartError::Read { path: path.display().to_string(), source };
+    let known = store.agents().await?;
+    let mut files: Vec<_> = std::fs::read_dir(&config.policies)
+        .map_err(|source| read(&config.policies, source))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    let mut tx = store.begin().await?;
+    let mut drafts = Vec::new();
+    for path in files {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|source| read(&path, source))?;
+        let policy = Policy::parse(&text, &book.categories)
+            .map_err(|source| StartError::Policy { path: shown.clone(), source })?;
+        let address = keys.agent_address(policy.key_index)?;
+        let conflict = |what: String| StartError::Agents(format!("{shown}: {what}"));
+        if book.agents.contains_key(&policy.agent) {
+            return Err(conflict(format!("agent `{}` has another file already", policy.agent)));
+        }
+        if let Some(other) = book.agent_by_address(address) {
+            return Err(conflict(format!(
+                "key_index {} belongs to `{other}`; give each agent its own",
+                policy.key_index
+            )));
+        }
+        let before = known.iter().find(|row| row.id == policy.agent);
+        if let Some(row) = before
+            && row.address != address
+        {
+            return Err(conflict(format!(
+                "agent `{}` had key_index {} and {}: an agent keeps its key; retire the name \
+                 and use a new one",
+                policy.agent, row.key_index, row.address
+            )));
+        }
+        let policy_hash = policy.hash();
+        if before.is_none_or(|row| row.policy_hash != policy_hash) {
+            let revision = before.map_or(1, |row| row.revision + 1);
+            let row = AgentRow {
+                id: policy.agent.clone(),
+                key_index: policy.key_index,
+                address,
+                policy_hash,
+                revision,
+                frozen: false,
+            };
+            tx.put_agent(&row, clock::now_ms()).await.map_err(|error| {
+                if error.is_duplicate() {
+                    conflict(format!("key_index {} was another agent's", policy.key_index))
+                } else {
+                    error.into()
+                }
+            })?;
+            let kind = match before {
+                Some(_) => EventKind::PolicyLoaded,
+                None => EventKind::AgentRegistered,
+            };
+            drafts.push(Draft::new(kind, "daemon").agent(&policy.agent).data(json!({
+                "file": path.file_name().map(|name| name.to_string_lossy()),
+                "hash": policy_hash, "revision": revision, "address": address, "policy": text,
+            })));
+        }
+        let public_key = VerifyingKey::from_bytes(&policy.public_key)
+            .map_err(|_| conflict("public_key is not an Ed25519 key".into()))?;
+        let key_id = auth::agent::key_id(&public_key);
+        if let Some(other) = book.agent_by_key(&key_id) {
+            return Err(conflict(format!(
+                "public_key is `{}`'s; every agent has its own request key",
+                other.policy.agent
+            )));
+        }
+        book.add_agent(Agent { policy, address, key_id, chain: None, usage: Usage::default() });
+    }
+    tx.append_audit(&drafts, clock::now_ms()).await?;
+    tx.commit().await?;
+    if book.agents.is_empty() {
+        warn!(folder = %config.policies.display(), "there is no policy file: nobody can pay");
+    }
+    Ok(())
+}
+
+async fn load_payees(config: &Config, store: &Store, book: &mut Book) -> Result<(), StartError> {
+    let mut tx = store.begin().await?;
+    for payee in &config.payees {
+        tx.put_payee(payee.address, Some(&payee.label), config.chain.from_block).await.map_err(
+            |error| {
+                if error.is_duplicate() {
+                    StartError::Agents(format!(
+                        "[[payees]]: label `{}` belongs to another address",
+                        payee.label
+                    ))
+                } else {
+                    error.into()
+                }
+            },
+        )?;
+    }
+    tx.commit().await?;
+    for (address, label) in store.payees().await? {
+        if let Some(label) = label {
+            book.put_label(address, &label);
+        }
+    }
+    Ok(())
+}
+
+/// Fills the windows from the store: reservations, what was final in the last 38 days, and what
+/// was accepted in the last 26 hours (a window and a step each).
+async fn load_history(inner: &Inner) -> Result<(), StartError> {
+    let now_s = inner.now_s();
+    let settled = inner.store.settled_since(now_s.saturating_sub(38 * 86_400), 3_600).await?;
+    let since_ms = clock::now_ms() - 26 * 3_600_000;
+    let accepted = inner.store.accepted_since(since_ms, 1_000).await?;
+    let open = inner.store.payments_open().await?;
+    let mut book = inner.book();
+    for row in settled {
+        let facts = Facts { payee: row.payee, amount: row.amount, overrides: row.overrides };
+        book.replay(&row.agent, &facts, Outcome::Paid { block_time_s: row.block_time_s });
+    }
+    for row in &open {
+        book.replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);
+    }
+    for (agent, payee, amount, at_s, count) in accepted {
+        book.recount(&agent, &Facts { payee, amount, overrides: 0 }, at_s, count);
+    }
+    info!(reserved = open.len(), "took up what was on its way");
+    Ok(())
+}
+
+async fn nonce_epoch(store: &Store) -> Result<u128, StartError> {
+    const KEY: &str = "nonce_epoch";
+    if let Some(text) = store.meta(KEY).await? {
+        return text.parse().map_err(|_| StoreError::corrupt("meta.nonce_epoch", text).into());
+    }
+    let epoch = rand::random::<u64>();
+    let mut tx = store.begin().await?;
+    tx.set_meta(KEY, &epoch.to_string()).await?;
+    tx.commit().await?;
+    Ok(epoch.into())
+}
+
+/// Housekeeping: approvals that waited too long, stale nonces, anchors, gauges.
+async fn keep(inner: Arc<Inner>, stop: Stop) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let anchors = AsyncMutex::new((B256::ZERO, None::<tokio::time::Instant>));
+    loop {
+        let last = tokio::select! {
+            () = stop.asked() => true,
+            _ = tick.tick() => false,
+        };
+        if let Err(error) = housekeeping(&inner, &anchors, last).await {
+            warn!(%error, "housekeeping failed; trying again");
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+async fn housekeeping(
+    inner: &Inner,
+    anchors: &AsyncMutex<(B256, Option<tokio::time::Instant>)>,
+    last: bool,
+) -> Result<(), EngineError> {
+    approval::expire(inner).await?;
+    let (backlog, oldest) = inner.store.backlog().await?;
+    inner.metrics.backlog.set(backlog.cast_signed());
+    inner.metrics.oldest_ms.set(oldest.map_or(0, |at| clock::now_ms() - at));
+    let mut anchored = anchors.lock().await;
+    let due = anchored.1.is_none_or(|at| at.elapsed() >= ANCHOR_EVERY);
+    if !(due || last) {
+        return Ok(());
+    }
+    anchored.1 = Some(tokio::time::Instant::now());
+    let mut tx = inner.store.begin().await?;
+    tx.forget_nonces(clock::now_s()).await?;
+    tx.commit().await?;
+    let head = inner.store.audit_head().await?;
+    if head.head == anchored.0 || head.seq == 0 {
+        return Ok(());
+    }
+    let anchor = head
+        .anchor(clock::now_ms(), &inner.keys.audit_key())
+        .map_err(|error| EngineError::Encode(error.to_string()))?;
+    let line =
+        serde_json::to_string(&anchor).map_err(|error| EngineError::Encode(error.to_string()))?;
+    match append(&inner.config.audit_anchors, &line) {
+        Ok(()) => anchored.0 = head.head,
+        Err(error) => warn!(%error, "the audit log's head could not be anchored"),
+    }
+    Ok(())
+}
+
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())?;
+    file.sync_data()
+}

@@ -1,0 +1,128 @@
+//! The audit log's rows. Entries are linked inside the transaction of what they tell of: what
+//! happened and its entry are durable together, or neither is.
+
+use alloy::primitives::B256;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Store, StoreError, Tx, parse, payment::unsigned};
+use crate::{
+    audit::{Chain, Draft, Entry},
+    payment::PaymentId,
+};
+
+fn read(row: &AnyRow) -> Result<Entry, StoreError> {
+    let maybe = |index: usize| row.try_get::<Option<String>, _>(index);
+    let data: String = row.try_get(7)?;
+    Ok(Entry {
+        seq: unsigned("audit_entry.seq", row.try_get(0)?)?,
+        at_ms: row.try_get(1)?,
+        kind: row.try_get(2)?,
+        actor: row.try_get(3)?,
+        agent: maybe(4)?.map(|text| parse("audit_entry.agent_id", &text)).transpose()?,
+        payment: maybe(5)?.map(|text| parse("audit_entry.payment_id", &text)).transpose()?,
+        reference: maybe(6)?,
+        // What is no JSON any more was edited: the check must see it, not stop at it.
+        data: serde_json::from_str(&data).unwrap_or(serde_json::Value::String(data)),
+        prev: hash(&row.try_get::<String, _>(8)?),
+        hash: hash(&row.try_get::<String, _>(9)?),
+    })
+}
+
+fn hash(text: &str) -> B256 {
+    text.parse().unwrap_or_default()
+}
+
+impl Store {
+    /// Reads the end of the log.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_head(&self) -> Result<Chain, StoreError> {
+        let row = sqlx::query("SELECT seq, hash FROM audit_head WHERE id = 1")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok(Chain {
+            seq: unsigned("audit_head.seq", row.try_get(0)?)?,
+            head: hash(&row.try_get::<String, _>(1)?),
+        })
+    }
+
+    /// Reads the whole log in its order, a row at a time.
+    pub fn audit(&self) -> impl Stream<Item = Result<Entry, StoreError>> + Send + '_ {
+        sqlx::query(
+            "SELECT seq, at_ms, kind, actor, agent_id, payment_id, tx_id, data, prev, hash
+             FROM audit_entry ORDER BY seq",
+        )
+        .fetch(&self.readers)
+        .map_err(StoreError::from)
+        .map(|row| row.and_then(|row| read(&row)))
+    }
+
+    /// Reads everything that was logged about a payment, its transactions included.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_of(&self, payment: PaymentId) -> Result<Vec<Entry>, StoreError> {
+        let id = payment.to_string();
+        let rows = sqlx::query(
+            "SELECT seq, at_ms, kind, actor, agent_id, payment_id, tx_id, data, prev, hash
+             FROM audit_entry WHERE payment_id = $1
+               OR tx_id IN (SELECT tx_id FROM audit_entry WHERE payment_id = $1 AND tx_id IS NOT NULL)
+               OR tx_id IN (SELECT tx_id FROM payment WHERE id = $1)
+             ORDER BY seq",
+        )
+        .bind(&id)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+}
+
+impl Tx {
+    /// Links entries to the end of the log.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn append_audit(&mut self, drafts: &[Draft], now_ms: i64) -> Result<(), StoreError> {
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        // Writing first takes the row's lock on every database: one writer links at a time.
+        let row = sqlx::query("UPDATE audit_head SET seq = seq WHERE id = 1 RETURNING seq, hash")
+            .fetch_one(&mut *self.inner)
+            .await?;
+        let mut chain = Chain {
+            seq: unsigned("audit_head.seq", row.try_get(0)?)?,
+            head: hash(&row.try_get::<String, _>(1)?),
+        };
+        for draft in drafts {
+            let draft = Draft { at_ms: now_ms, ..draft.clone() };
+            let entry = chain
+                .append(draft)
+                .map_err(|error| StoreError::corrupt("audit_entry.data", error))?;
+            sqlx::query(
+                "INSERT INTO audit_entry (seq, at_ms, kind, actor, agent_id, payment_id, tx_id,
+                   data, prev, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            )
+            .bind(entry.seq.cast_signed())
+            .bind(entry.at_ms)
+            .bind(&entry.kind)
+            .bind(&entry.actor)
+            .bind(entry.agent.as_ref().map(ToString::to_string))
+            .bind(entry.payment.map(|id| id.to_string()))
+            .bind(&entry.reference)
+            .bind(entry.data.to_string())
+            .bind(entry.prev.to_string())
+            .bind(entry.hash.to_string())
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        sqlx::query("UPDATE audit_head SET seq = $1, hash = $2 WHERE id = 1")
+            .bind(chain.seq.cast_signed())
+            .bind(chain.head.to_string())
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! The store: SQLite by default, PostgreSQL by URL, one SQL text for both. The only SQL.
+//!
+//! Every change goes through [`Store::begin`]: one writer at a time in this process, one
+//! transaction, one fsync. Readers use their own connections and never wait for a writer.
+
+mod approval;
+mod audit;
+mod ledger;
+mod payment;
+mod registry;
+mod tx;
+
+use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
+
+use sqlx::{Any, AnyPool, Executor as _, Row as _, any::AnyPoolOptions};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+pub use self::{
+    approval::{ApprovalRow, ProposalRow, SignatureRow},
+    ledger::Posting,
+    payment::{ItemRef, PaymentRow, SettledRow},
+    registry::AgentRow,
+    tx::{AttemptRow, OpenTx, TxKind, TxRow},
+};
+
+const SCHEMA: &str = include_str!("schema.sql");
+const SCHEMA_VERSION: &str = "1";
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database answered with an error, or not at all.
+    #[error("the store failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A stored value cannot be read back: the store was changed by hand or by a newer version.
+    #[error("the store holds something unreadable in {column}: {value}")]
+    Corrupt {
+        /// Table and column.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// The schema is of another version.
+    #[error("the store has schema version {found}, this bursar needs {SCHEMA_VERSION}")]
+    Version {
+        /// The version found.
+        found: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(column: &'static str, value: impl ToString) -> Self {
+        Self::Corrupt { column, value: value.to_string() }
+    }
+
+    /// Is it a constraint that another writer satisfied first?
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(e)) if e.is_unique_violation())
+    }
+}
+
+/// Reads a stored text into its type.
+pub(crate) fn parse<T: FromStr>(column: &'static str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|_| StoreError::corrupt(column, text))
+}
+
+/// The open database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    writer: AnyPool,
+    readers: AnyPool,
+    gate: Arc<Mutex<()>>,
+    begin: &'static str,
+}
+
+/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
+pub struct Tx {
+    inner: sqlx::Transaction<'static, Any>,
+    /// Changes of balances, added up and written once by [`Tx::commit`].
+    balances: BTreeMap<String, [i64; 4]>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Store {
+    /// Opens (and on first use creates) the database at `url`: `sqlite:PATH` or `postgres://…`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] if it cannot be opened, [`StoreError::Version`] if it belongs to
+    /// another version of bursar.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let sqlite = url.starts_with("sqlite:");
+        let url =
+            if sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
+        let pool = |connections: u32| {
+            AnyPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(10))
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        if sqlite {
+                            // Per connection: without them the second one has none of this.
+                            connection.execute("PRAGMA journal_mode = WAL").await?;
+                            connection.execute("PRAGMA synchronous = FULL").await?;
+                            connection.execute("PRAGMA foreign_keys = ON").await?;
+                            connection.execute("PRAGMA busy_timeout = 5000").await?;
+                        }
+                        Ok(())
+                    })
+                })
+                .connect(&url)
+        };
+        let store = Self {
+            writer: pool(if sqlite { 1 } else { 4 }).await?,
+            readers: pool(4).await?,
+            gate: Arc::new(Mutex::new(())),
+            // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
+            begin: if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" },
+        };
+        store.prepare().await?;
+        Ok(store)
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let known = sqlx::query("SELECT value FROM meta WHERE key = 'schema'")
+            .fetch_optional(&self.readers)
+            .await;
+        match known {
+            Ok(Some(row)) => {
+                let found: String = row.try_get(0)?;
+                if found == SCHEMA_VERSION { Ok(()) } else { Err(StoreError::Version { found }) }
+            }
+            Ok(None) | Err(sqlx::Error::Database(_)) => {
+                let mut tx = self.begin().await?;
+                // Split at the ends of statements; every one of them ends a line.
+                for statement in SCHEMA.split_inclusive(";\n") {
+                    tx.inner.execute(statement).await?;
+                }
+                let zero = format!("{:#x}", alloy::primitives::B256::ZERO);
+                sqlx::query("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, $1)")
+                    .bind(zero)
+                    .execute(&mut *tx.inner)
+                    .await?;
+                tx.set_meta("schema", SCHEMA_VERSION).await?;
+                tx.commit().await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts a transaction; waits for the writer before it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
+        let turn = Arc::clone(&self.gate).lock_owned().await;
+        let inner = self.writer.begin_with(self.begin).await?;
+        Ok(Tx { inner, balances: BTreeMap::new(), _turn: turn })
+    }
+
+    /// Can it be written to now?
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] if not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        tx.set_meta("probe", "1").await?;
+        tx.commit().await
+    }
+
+    /// Closes every connection, after the running transaction.
+    pub async fn close(&self) {
+        let _turn = self.gate.lock().await;
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}
+
+impl Tx {
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing of it happened, or (on a lost connection) it is not
+    /// known: every caller retries by key.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.write_balances().await?;
+        Ok(self.inner.commit().await?)
+    }
+
+    /// Writes a setting.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn set_meta(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO meta (key, value) VALUES ($1, $2)
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )
+        .bind(key)
+        .bind(value)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,598 @@
+//! Payments: one row each, one state, one way to change it.
+
+use alloy::primitives::{Address, B256};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Store, StoreError, Tx, parse};
+use crate::{
+    money::Usdc,
+    payment::{AgentId, Context, Event, PaymentId, State, transition},
+    refusal::Refusal,
+};
+
+/// A payment as stored.
+#[derive(Clone, Debug)]
+pub struct PaymentRow {
+    /// Its id.
+    pub id: PaymentId,
+    /// Who asked.
+    pub agent: AgentId,
+    /// Under which key.
+    pub idempotency_key: String,
+    /// Hash of the request, to tell a retry from a reused key.
+    pub fingerprint: B256,
+    /// Where the money goes.
+    pub payee: Address,
+    /// The label at the time of the request.
+    pub payee_label: Option<String>,
+    /// How much.
+    pub amount: Usdc,
+    /// Why.
+    pub reason: String,
+    /// For whom and for what.
+    pub context: Context,
+    /// Its hash in the chain's event.
+    pub context_hash: B256,
+    /// Where it stands.
+    pub state: State,
+    /// What the quorum sets aside, as bits of the contract.
+    pub overrides: u8,
+    /// The agent's policy version on chain when it was decided.
+    pub policy_version: u64,
+    /// Why it was denied, skipped, failed or waits.
+    pub refusal: Option<Refusal>,
+    /// The transaction that carries it.
+    pub tx_id: Option<String>,
+    /// Its place in that transaction, see [`ItemRef`].
+    pub item: Option<ItemRef>,
+    /// Transactions that did not pay it.
+    pub tries: u32,
+    /// Not to be assigned before, in milliseconds.
+    pub not_before_ms: i64,
+    /// Given up after, in milliseconds.
+    pub expires_ms: i64,
+    /// Hash of the transaction that holds it.
+    pub tx_hash: Option<B256>,
+    /// Block of that transaction.
+    pub block: Option<u64>,
+    /// Time of that block, seconds.
+    pub block_time_s: Option<u64>,
+    /// Accepted, milliseconds.
+    pub created_ms: i64,
+    /// Last changed, milliseconds.
+    pub updated_ms: i64,
+}
+
+/// Where in a `payBatch` call an item stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ItemRef {
+    /// Which batch of the call.
+    pub batch: u32,
+    /// Which item of the batch.
+    pub item: u32,
+}
+
+impl ItemRef {
+    fn to_column(self) -> i64 {
+        i64::from(self.batch) << 32 | i64::from(self.item)
+    }
+
+    fn from_column(column: i64) -> Option<Self> {
+        let batch = u32::try_from(column >> 32).ok()?;
+        let item = u32::try_from(column & 0xffff_ffff).ok()?;
+        Some(Self { batch, item })
+    }
+}
+
+/// A paid payment, as the rolling windows need it at start.
+#[derive(Clone, Debug)]
+pub struct SettledRow {
+    /// Who paid.
+    pub agent: AgentId,
+    /// To whom.
+    pub payee: Address,
+    /// How much.
+    pub amount: Usdc,
+    /// What the quorum set aside.
+    pub overrides: u8,
+    /// Block time, seconds.
+    pub block_time_s: u64,
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, agent_id, idempotency_key, fingerprint, payee, payee_label, amount, reason, ",
+            "context, context_hash, state, overrides, policy_version, refusal, tx_id, item_index, ",
+            "tries, not_before_ms, expires_ms, tx_hash, block, block_time_s, created_ms, updated_ms ",
+            "FROM payment ",
+            $rest
+        )
+    };
+}
+
+pub(super) fn unsigned(column: &'static str, value: i64) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::corrupt(column, value))
+}
+
+pub(super) fn narrow<T: TryFrom<i64>>(column: &'static str, value: i64) -> Result<T, StoreError> {
+    T::try_from(value).map_err(|_| StoreError::corrupt(column, value))
+}
+
+fn json<T: serde::de::DeserializeOwned>(column: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::corrupt(column, text))
+}
+
+fn to_json<T: serde::Serialize>(column: &'static str, value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::corrupt(column, error))
+}
+
+fn read(row: &AnyRow) -> Result<PaymentRow, StoreError> {
+    let text = |index: usize| row.try_get::<String, _>(index);
+    let maybe = |index: usize| row.try_get::<Option<String>, _>(index);
+    let int = |index: usize| row.try_get::<i64, _>(index);
+    let maybe_int = |index: usize| row.try_get::<Option<i64>, _>(index);
+    let state = text(10)?;
+    Ok(PaymentRow {
+        id: parse("payment.id", &text(0)?)?,
+        agent: parse("payment.agent_id", &text(1)?)?,
+        idempotency_key: text(2)?,
+        fingerprint: parse("payment.fingerprint", &text(3)?)?,
+        payee: parse("payment.payee", &text(4)?)?,
+        payee_label: maybe(5)?,
+        amount: narrow_amount(int(6)?)?,
+        reason: text(7)?,
+        context: json("payment.context", &text(8)?)?,
+        context_hash: parse("payment.context_hash", &text(9)?)?,
+        state: State::from_name(&state)
+            .ok_or_else(|| StoreError::corrupt("payment.state", &state))?,
+        overrides: narrow("payment.overrides", int(11)?)?,
+        policy_version: unsigned("payment.policy_version", int(12)?)?,
+        refusal: maybe(13)?.map(|text| json("payment.refusal", &text)).transpose()?,
+        tx_id: maybe(14)?,
+        item: maybe_int(15)?.and_then(ItemRef::from_column),
+        tries: narrow("payment.tries", int(16)?)?,
+        not_before_ms: int(17)?,
+        expires_ms: int(18)?,
+        tx_hash: maybe(19)?.map(|text| parse("payment.tx_hash", &text)).transpose()?,
+        block: maybe_int(20)?.map(|n| unsigned("payment.block", n)).transpose()?,
+        block_time_s: maybe_int(21)?.map(|n| unsigned("payment.block_time_s", n)).transpose()?,
+        created_ms: int(22)?,
+        updated_ms: int(23)?,
+    })
+}
+
+fn narrow_amount(units: i64) -> Result<Usdc, StoreError> {
+    Usdc::try_from(units).map_err(|_| StoreError::corrupt("payment.amount", units))
+}
+
+fn all(rows: &[AnyRow]) -> Result<Vec<PaymentRow>, StoreError> {
+    rows.iter().map(read).collect()
+}
+
+impl Store {
+    /// Reads one payment.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payment(&self, id: PaymentId) -> Result<Option<PaymentRow>, StoreError> {
+        let row = sqlx::query(select!("WHERE id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Reads a page, newest first, starting below `before`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments(
+        &self,
+        agent: Option<&AgentId>,
+        state: Option<State>,
+        before: Option<PaymentId>,
+        limit: u32,
+    ) -> Result<Vec<PaymentRow>, StoreError> {
+        // Ids sort by time; `~` sorts after every id.
+        let before = before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+        let state = state.map_or("", State::as_str);
+        let query = match agent {
+            Some(agent) => sqlx::query(select!(
+                "WHERE agent_id = $1 AND ($2 = '' OR state = $2) AND id < $3
+                 ORDER BY id DESC LIMIT $4"
+            ))
+            .bind(agent.as_str()),
+            None => sqlx::query(select!(
+                "WHERE $1 = '' AND ($2 = '' OR state = $2) AND id < $3 ORDER BY id DESC LIMIT $4"
+            ))
+            .bind(""),
+        };
+        let rows =
+            query.bind(state).bind(before).bind(i64::from(limit)).fetch_all(&self.readers).await?;
+        all(&rows)
+    }
+
+    /// Reads what waits for operators, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments_waiting(&self, limit: u32) -> Result<Vec<PaymentRow>, StoreError> {
+        let rows =
+            sqlx::query(select!("WHERE state = 'awaiting_approval' ORDER BY created_ms LIMIT $1"))
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await?;
+        all(&rows)
+    }
+
+    /// Reads what is ready for a transaction at `now_ms`, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments_queued(
+        &self,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<PaymentRow>, StoreError> {
+        let rows = sqlx::query(select!(
+            "WHERE state = 'queued' AND not_before_ms <= $1 ORDER BY not_before_ms LIMIT $2"
+        ))
+        .bind(now_ms)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        all(&rows)
+    }
+
+    /// Reads the payments of one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments_of_tx(&self, tx_id: &str) -> Result<Vec<PaymentRow>, StoreError> {
+        let rows = sqlx::query(select!("WHERE tx_id = $1 ORDER BY item_index"))
+            .bind(tx_id)
+            .fetch_all(&self.readers)
+            .await?;
+        all(&rows)
+    }
+
+    /// Reads every payment that has not come to its end: what is reserved.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments_open(&self) -> Result<Vec<PaymentRow>, StoreError> {
+        let rows = sqlx::query(select!(
+            "WHERE state IN ('awaiting_approval', 'queued', 'signed', 'broadcast', 'included')"
+        ))
+        .fetch_all(&self.readers)
+        .await?;
+        all(&rows)
+    }
+
+    /// Reads what was paid in blocks since `since_s`, grouped into steps of `step_s` seconds so
+    /// that the answer stays small: for the windows at start.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn settled_since(
+        &self,
+        since_s: u64,
+        step_s: u32,
+    ) -> Result<Vec<SettledRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT agent_id, payee, overrides, block_time_s / $2 AS step,
+                    CAST(SUM(amount) AS BIGINT) AS total
+             FROM payment WHERE state = 'paid' AND block_time_s >= $1
+             GROUP BY agent_id, payee, overrides, step",
+        )
+        .bind(i64::try_from(since_s).unwrap_or(i64::MAX))
+        .bind(i64::from(step_s))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let step: i64 = row.try_get(3)?;
+                Ok(SettledRow {
+                    agent: parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
+                    payee: parse("payment.payee", &row.try_get::<String, _>(1)?)?,
+                    overrides: narrow("payment.overrides", row.try_get(2)?)?,
+                    block_time_s: unsigned("payment.block_time_s", step)? * u64::from(step_s),
+                    amount: narrow_amount(row.try_get(4)?)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Counts what each agent had accepted since `since_ms`, by payee, amount and time step of
+    /// `step_ms`: for the count limits at start.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn accepted_since(
+        &self,
+        since_ms: i64,
+        step_ms: i64,
+    ) -> Result<Vec<(AgentId, Address, Usdc, u64, u64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT agent_id, payee, amount, created_ms / $2 AS step, CAST(COUNT(*) AS BIGINT)
+             FROM payment WHERE created_ms >= $1 AND state <> 'denied'
+             GROUP BY agent_id, payee, amount, step",
+        )
+        .bind(since_ms)
+        .bind(step_ms)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let step: i64 = row.try_get(3)?;
+                Ok((
+                    parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
+                    parse("payment.payee", &row.try_get::<String, _>(1)?)?,
+                    narrow_amount(row.try_get(2)?)?,
+                    unsigned("payment.created_ms", step * step_ms / 1_000)?,
+                    unsigned("payment.count", row.try_get(4)?)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// Is this invoice of this payee paid, or being paid?
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn invoice_taken(&self, payee: Address, invoice: &str) -> Result<bool, StoreError> {
+        let row = sqlx::query(INVOICE_TAKEN)
+            .bind(payee.to_string())
+            .bind(invoice)
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Counts the payments on their way, with the time of the oldest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn backlog(&self) -> Result<(u64, Option<i64>), StoreError> {
+        let row = sqlx::query(
+            "SELECT CAST(COUNT(*) AS BIGINT), MIN(created_ms) FROM payment
+             WHERE state IN ('queued', 'signed', 'broadcast', 'included')",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        Ok((unsigned("payment.count", row.try_get(0)?)?, row.try_get(1)?))
+    }
+}
+
+const INVOICE_TAKEN: &str = "SELECT 1 FROM payment WHERE payee = $1 AND invoice = $2
+     AND state NOT IN ('denied', 'failed', 'rejected', 'expired') LIMIT 1";
+
+impl Tx {
+    /// Finds the payment of an idempotency key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payment_by_key(
+        &mut self,
+        agent: &AgentId,
+        key: &str,
+    ) -> Result<Option<PaymentRow>, StoreError> {
+        let row = sqlx::query(select!("WHERE agent_id = $1 AND idempotency_key = $2"))
+            .bind(agent.as_str())
+            .bind(key)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Reads one payment inside the transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payment(&mut self, id: PaymentId) -> Result<Option<PaymentRow>, StoreError> {
+        let row = sqlx::query(select!("WHERE id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Is this invoice of this payee paid, or being paid?
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn invoice_taken(
+        &mut self,
+        payee: Address,
+        invoice: &str,
+    ) -> Result<bool, StoreError> {
+        let row = sqlx::query(INVOICE_TAKEN)
+            .bind(payee.to_string())
+            .bind(invoice)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Writes a new payment.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::is_duplicate`] if the key is taken.
+    pub async fn insert_payment(&mut self, payment: &PaymentRow) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
+               amount, reason, context, context_hash, invoice, state, overrides, policy_version,
+               refusal, not_before_ms, expires_ms, created_ms, updated_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+               $18, $18)",
+        )
+        .bind(payment.id.to_string())
+        .bind(payment.agent.as_str())
+        .bind(&payment.idempotency_key)
+        .bind(payment.fingerprint.to_string())
+        .bind(payment.payee.to_string())
+        .bind(&payment.payee_label)
+        .bind(payment.amount.as_i64())
+        .bind(&payment.reason)
+        .bind(to_json("payment.context", &payment.context)?)
+        .bind(payment.context_hash.to_string())
+        .bind(&payment.context.invoice)
+        .bind(payment.state.as_str())
+        .bind(i64::from(payment.overrides))
+        .bind(payment.policy_version.cast_signed())
+        .bind(payment.refusal.as_ref().map(|r| to_json("payment.refusal", r)).transpose()?)
+        .bind(payment.not_before_ms)
+        .bind(payment.expires_ms)
+        .bind(payment.created_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Moves a payment along [`transition`] and writes everything a step may change.
+    ///
+    /// The row must still be in the state that `payment` shows: whoever moved it in between wins,
+    /// and this call answers `false`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for a step the state machine does not have.
+    pub async fn advance(
+        &mut self,
+        payment: &mut PaymentRow,
+        event: Event,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let from = payment.state;
+        let to = transition(from, event)
+            .map_err(|illegal| StoreError::corrupt("payment.state", illegal))?;
+        let done = sqlx::query(
+            "UPDATE payment SET state = $3, refusal = $4, tx_id = $5, item_index = $6, tries = $7,
+               not_before_ms = $8, tx_hash = $9, block = $10, block_time_s = $11, updated_ms = $12,
+               expires_ms = $13
+             WHERE id = $1 AND state = $2",
+        )
+        .bind(payment.id.to_string())
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .bind(payment.refusal.as_ref().map(|r| to_json("payment.refusal", r)).transpose()?)
+        .bind(&payment.tx_id)
+        .bind(payment.item.map(ItemRef::to_column))
+        .bind(i64::from(payment.tries))
+        .bind(payment.not_before_ms)
+        .bind(payment.tx_hash.map(|hash| hash.to_string()))
+        .bind(payment.block.map(u64::cast_signed))
+        .bind(payment.block_time_s.map(u64::cast_signed))
+        .bind(now_ms)
+        .bind(payment.expires_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        payment.state = to;
+        payment.updated_ms = now_ms;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Puts a queued payment off.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn step_back(&mut self, id: PaymentId, not_before_ms: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE payment SET not_before_ms = $2 WHERE id = $1 AND state = 'queued'")
+            .bind(id.to_string())
+            .bind(not_before_ms)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
+    /// Puts the end of a payment into the outbox. One payment has one end, hence one event id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn outbox(
+        &mut self,
+        kind: &str,
+        payment: &PaymentRow,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        let body = serde_json::json!({
+            "payment": payment.id, "agent": payment.agent, "state": payment.state,
+            "payee": payment.payee, "amount": payment.amount, "tx": payment.tx_hash,
+            "block": payment.block, "context": payment.context, "refusal": payment.refusal,
+        });
+        sqlx::query(
+            "INSERT INTO outbox (id, kind, payment_id, body, created_ms)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(format!("end_{}", payment.id))
+        .bind(kind)
+        .bind(payment.id.to_string())
+        .bind(body.to_string())
+        .bind(now_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Marks all payments of a transaction as sent: one statement for the whole batch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn mark_sent(
+        &mut self,
+        tx_id: &str,
+        hash: B256,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE payment SET state = 'broadcast', tx_hash = $2, updated_ms = $3
+             WHERE tx_id = $1 AND state IN ('signed', 'broadcast')",
+        )
+        .bind(tx_id)
+        .bind(hash.to_string())
+        .bind(now_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Marks all payments of a transaction as included in a block that is not final.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn mark_included(
+        &mut self,
+        tx_id: &str,
+        hash: B256,
+        block: u64,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE payment SET state = 'included', tx_hash = $2, block = $3, updated_ms = $4
+             WHERE tx_id = $1 AND state IN ('signed', 'broadcast', 'included')",
+        )
+        .bind(tx_id)
+        .bind(hash.to_string())
+        .bind(block.cast_signed())
+        .bind(now_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes the payments of a transaction back out of a block that fell out of the chain.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn mark_reorganised(&mut self, tx_id: &str, now_ms: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE payment SET state = 'broadcast', block = NULL, updated_ms = $2
+             WHERE tx_id = $1 AND state = 'included'",
+        )
+        .bind(tx_id)
+        .bind(now_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+-- bursar's store. One text for SQLite and PostgreSQL: BIGINT and TEXT only.
+-- Amounts: USDC base units. Times: milliseconds since 1970, except *_s: seconds.
+
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+
+CREATE TABLE agent (
+  id          TEXT PRIMARY KEY,
+  key_index   BIGINT NOT NULL UNIQUE,
+  address     TEXT NOT NULL UNIQUE,
+  policy_hash TEXT NOT NULL,
+  revision    BIGINT NOT NULL,
+  frozen      BIGINT NOT NULL DEFAULT 0,
+  changed_ms  BIGINT NOT NULL
+);
+
+CREATE TABLE payee (address TEXT PRIMARY KEY, label TEXT UNIQUE, seen_block BIGINT NOT NULL);
+
+CREATE TABLE payment (
+  id              TEXT PRIMARY KEY,
+  agent_id        TEXT NOT NULL,
+  idempotency_key TEXT NOT NULL,
+  fingerprint     TEXT NOT NULL,
+  payee           TEXT NOT NULL,
+  payee_label     TEXT,
+  amount          BIGINT NOT NULL,
+  reason          TEXT NOT NULL,
+  context         TEXT NOT NULL,
+  context_hash    TEXT NOT NULL,
+  invoice         TEXT,
+  state           TEXT NOT NULL,
+  overrides       BIGINT NOT NULL,
+  policy_version  BIGINT NOT NULL,
+  refusal         TEXT,
+  tx_id           TEXT,
+  item_index      BIGINT,
+  tries           BIGINT NOT NULL DEFAULT 0,
+  not_before_ms   BIGINT NOT NULL,
+  expires_ms      BIGINT NOT NULL,
+  tx_hash         TEXT,
+  block           BIGINT,
+  block_time_s    BIGINT,
+  created_ms      BIGINT NOT NULL,
+  updated_ms      BIGINT NOT NULL,
+  UNIQUE (agent_id, idempotency_key)
+);
+CREATE INDEX payment_by_agent ON payment (agent_id, id);
+CREATE INDEX payment_by_tx ON payment (tx_id) WHERE tx_id IS NOT NULL;
+CREATE INDEX payment_by_invoice ON payment (payee, invoice) WHERE invoice IS NOT NULL;
+CREATE INDEX payment_queued ON payment (not_before_ms) WHERE state = 'queued';
+CREATE INDEX payment_waiting ON payment (created_ms) WHERE state = 'awaiting_approval';
+CREATE INDEX payment_open ON payment (state)
+  WHERE state IN ('awaiting_approval', 'queued', 'signed', 'broadcast', 'included');
+CREATE INDEX payment_settled ON payment (block_time_s) WHERE state = 'paid';
+CREATE INDEX payment_recent ON payment (created_ms);
+
+-- One row a sender nonce; its attempts are signatures of that one nonce.
+CREATE TABLE tx (
+  id         TEXT PRIMARY KEY,
+  kind       TEXT NOT NULL,
+  sender     TEXT NOT NULL,
+  nonce      BIGINT NOT NULL,
+  calldata   TEXT NOT NULL,
+  gas        BIGINT NOT NULL,
+  manifest   TEXT NOT NULL,
+  state      TEXT NOT NULL,
+  block      BIGINT,
+  gas_used   BIGINT,
+  created_ms BIGINT NOT NULL,
+  UNIQUE (sender, nonce)
+);
+CREATE INDEX tx_open ON tx (sender, nonce) WHERE state <> 'final';
+
+CREATE TABLE attempt (
+  hash       TEXT PRIMARY KEY,
+  tx_id      TEXT NOT NULL,
+  raw        TEXT NOT NULL,
+  max_fee    TEXT NOT NULL,
+  tip        TEXT NOT NULL,
+  answer     TEXT,
+  created_ms BIGINT NOT NULL
+);
+CREATE INDEX attempt_by_tx ON attempt (tx_id);
+
+-- The only nonce counter: relayers' account nonces, and the wallet's unordered nonces by signer.
+CREATE TABLE nonce (sender TEXT PRIMARY KEY, next BIGINT NOT NULL);
+
+CREATE TABLE approval (
+  payment_id     TEXT PRIMARY KEY,
+  digest         TEXT NOT NULL UNIQUE,
+  nonce          TEXT NOT NULL,
+  deadline_s     BIGINT NOT NULL,
+  policy_version BIGINT NOT NULL
+);
+
+CREATE TABLE proposal (
+  id          TEXT PRIMARY KEY,
+  change      TEXT NOT NULL,
+  label       TEXT,
+  nonce       TEXT NOT NULL,
+  deadline_s  BIGINT NOT NULL,
+  digest      TEXT NOT NULL UNIQUE,
+  state       TEXT NOT NULL,
+  proposed_by TEXT NOT NULL,
+  ready_at_s  BIGINT,
+  created_ms  BIGINT NOT NULL
+);
+
+-- Operators' signatures over the digest of an approval or a proposal.
+CREATE TABLE signature (
+  digest    TEXT NOT NULL,
+  signer    TEXT NOT NULL,
+  signature TEXT NOT NULL,
+  at_ms     BIGINT NOT NULL,
+  PRIMARY KEY (digest, signer)
+);
+
+CREATE TABLE ledger_transfer (
+  payment_id TEXT PRIMARY KEY,
+  debit      TEXT NOT NULL,
+  credit     TEXT NOT NULL,
+  amount     BIGINT NOT NULL,
+  state      TEXT NOT NULL,
+  at_ms      BIGINT NOT NULL
+);
+CREATE TABLE ledger_balance (
+  account         TEXT PRIMARY KEY,
+  debits_pending  BIGINT NOT NULL,
+  debits_posted   BIGINT NOT NULL,
+  credits_pending BIGINT NOT NULL,
+  credits_posted  BIGINT NOT NULL
+);
+
+CREATE TABLE audit_entry (
+  seq        BIGINT PRIMARY KEY,
+  at_ms      BIGINT NOT NULL,
+  kind       TEXT NOT NULL,
+  actor      TEXT NOT NULL,
+  agent_id   TEXT,
+  payment_id TEXT,
+  tx_id      TEXT,
+  data       TEXT NOT NULL,
+  prev       TEXT NOT NULL,
+  hash       TEXT NOT NULL
+);
+CREATE INDEX audit_by_payment ON audit_entry (payment_id) WHERE payment_id IS NOT NULL;
+CREATE INDEX audit_by_tx ON audit_entry (tx_id) WHERE tx_id IS NOT NULL;
+CREATE TABLE audit_head (id BIGINT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL);
+
+CREATE TABLE outbox (
+  id         TEXT PRIMARY KEY,
+  kind       TEXT NOT NULL,
+  payment_id TEXT,
+  body       TEXT NOT NULL,
+  created_ms BIGINT NOT NULL
+);
+
+CREATE TABLE spent_nonce (
+  key_id    TEXT NOT NULL,
+  nonce     TEXT NOT NULL,
+  expires_s BIGINT NOT NULL,
+  PRIMARY KEY (key_id, nonce)
+);
+CREATE INDEX spent_nonce_stale ON spent_nonce (expires_s);

@@ -1,0 +1,372 @@
+//! Assign: queued payments become a signed, stored transaction, in one commit.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use alloy::{
+    primitives::{Address, B256, U256, keccak256},
+    signers::SignerSync as _,
+    sol_types::SolCall as _,
+};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, warn};
+
+use super::{BatchRef, Manifest, Outgoing, prepare};
+use crate::{
+    audit::{Draft, EventKind},
+    clock,
+    contract::{self, Batch, IPolicyWallet, PayBatch},
+    engine::{EngineError, Inner, Stop},
+    intake::approval_message,
+    payment::{AgentId, Event},
+    policy::Facts,
+    refusal::{Code, Refusal},
+    store::{ItemRef, PaymentRow, TxKind},
+};
+
+/// Gas of a `payBatch` call beside its items: intrinsic, words, event. Unused gas is returned.
+const GAS_BASE: u64 = 150_000;
+/// Gas of one agent's batch: signature, nonce, windows.
+const GAS_BATCH: u64 = 90_000;
+/// Gas of one item at its worst: a new receiver, a payee with cap and cooldown.
+const GAS_ITEM: u64 = 65_000;
+/// Gas of `payApproved` with its quorum; passkeys without a precompile need most of it.
+const GAS_APPROVED: u64 = 300_000;
+/// Gas for each operator's signature beside it.
+const GAS_SIGNATURE: u64 = 400_000;
+/// Milliseconds a payment steps back when it cannot be assigned now.
+const STEP_BACK_MS: i64 = 5_000;
+
+/// Runs until told to stop.
+pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
+    let wait = Duration::from_millis(inner.config.submit.batch_wait_ms);
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.asked() => return,
+            () = inner.queued.notified() => tokio::time::sleep(wait).await,
+            _ = tick.tick() => {}
+        }
+        loop {
+            match some(&inner).await {
+                Ok(true) if !stop.is_asked() => {}
+                Ok(_) => break,
+                Err(error) => {
+                    warn!(%error, "payments could not be assigned; trying again");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Assigns one transaction's worth. Answers whether there may be more.
+async fn some(inner: &Inner) -> Result<bool, EngineError> {
+    let relayers = inner.relayer_addresses();
+    let Some(sender) = inner.flights.freest(&relayers, inner.config.submit.in_flight) else {
+        return Ok(false);
+    };
+    let now_ms = clock::now_ms();
+    let limit = inner.config.submit.batch_items;
+    let rows = inner.store.payments_queued(now_ms, limit).await?;
+    let Some(first) = rows.first() else { return Ok(false) };
+    // Approved payments have a door of their own: one at a time, in their turn.
+    if first.overrides != 0 {
+        let [payment, ..] =
+            <[PaymentRow; 1]>::try_from(rows.into_iter().take(1).collect::<Vec<_>>())
+                .map_err(|_| EngineError::Encode("an empty batch".into()))?;
+        return approved(inner, sender, payment, now_ms).await;
+    }
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.overrides == 0).collect();
+    batch(inner, sender, rows, now_ms).await
+}
+
+/// What to do with a payment before it is signed.
+enum Readiness {
+    Go { agent: Address, key_index: u32 },
+    Wait,
+    Never(Refusal),
+}
+
+fn readiness(inner: &Inner, payment: &PaymentRow, now_ms: i64) -> Readiness {
+    if payment.expires_ms <= now_ms {
+        let mut why = payment.refusal.clone().unwrap_or_else(|| {
+            Refusal::new(Code::Unavailable, "the chain did not take it in time")
+        });
+        why.detail = format!("given up after its time in the queue: {}", why.detail);
+        return Readiness::Never(why);
+    }
+    let book = inner.book();
+    if book.wallet.frozen {
+        return Readiness::Wait;
+    }
+    let Some(agent) = book.agents.get(&payment.agent) else {
+        return Readiness::Never(Refusal::new(Code::AgentInactive, "the agent was removed"));
+    };
+    let frozen_on_chain = agent.chain.as_ref().is_some_and(|chain| chain.frozen);
+    if agent.usage.frozen || frozen_on_chain {
+        return Readiness::Never(
+            Refusal::new(Code::AgentFrozen, "an operator froze the agent before it was signed")
+                .rule("frozen")
+                .hint("ask again once an operator has lifted the freeze"),
+        );
+    }
+    Readiness::Go { agent: agent.address, key_index: agent.policy.key_index }
+}
+
+async fn batch(
+    inner: &Inner,
+    sender: Address,
+    rows: Vec<PaymentRow>,
+    now_ms: i64,
+) -> Result<bool, EngineError> {
+    let mut by_agent: BTreeMap<AgentId, (Address, u32, Vec<PaymentRow>)> = BTreeMap::new();
+    let mut waiting = Vec::new();
+    let mut never = Vec::new();
+    for row in rows {
+        match readiness(inner, &row, now_ms) {
+            Readiness::Go { agent, key_index } => by_agent
+                .entry(row.agent.clone())
+                .or_insert_with(|| (agent, key_index, Vec::new()))
+                .2
+                .push(row),
+            Readiness::Wait => waiting.push(row),
+            Readiness::Never(why) => never.push((row, why)),
+        }
+    }
+
+    let mut store = inner.store.begin().await?;
+    let mut drafts = Vec::new();
+    for row in &waiting {
+        store.step_back(row.id, now_ms + STEP_BACK_MS).await?;
+    }
+    for (row, why) in &mut never {
+        give_up(&mut store, row, why.clone(), now_ms, &mut drafts).await?;
+    }
+    let mut open = None;
+    if !by_agent.is_empty() {
+        let deadline = inner.now_s() + inner.config.submit.signature_ttl_s;
+        let mut batches = Vec::with_capacity(by_agent.len());
+        let mut refs = Vec::with_capacity(by_agent.len());
+        for (id, (agent, key_index, rows)) in &by_agent {
+            let nonce = inner.wallet_nonce(&mut store, *agent).await?;
+            let items: Vec<B256> =
+                rows.iter().map(|row| contract::item(row.payee, row.amount.units())).collect();
+            let message = PayBatch {
+                agent: *agent,
+                nonce,
+                deadline: U256::from(deadline),
+                context: contexts(rows),
+                items: items.clone(),
+            };
+            let digest = contract::digest(&message, &inner.domain);
+            let signature = inner.keys.agent(*key_index)?.sign_hash_sync(&digest)?;
+            let (r, vs) = inner.compact(&signature);
+            refs.push(BatchRef {
+                id: id.clone(),
+                agent: *agent,
+                nonce,
+                items: u32::try_from(items.len()).unwrap_or(u32::MAX),
+            });
+            batches.push(Batch {
+                agent: *agent,
+                nonce,
+                deadline: U256::from(deadline),
+                context: message.context,
+                items,
+                r,
+                vs,
+            });
+        }
+        let count: usize = by_agent.values().map(|(_, _, rows)| rows.len()).sum();
+        let gas = GAS_BASE + GAS_BATCH * batches.len() as u64 + GAS_ITEM * count as u64;
+        let calldata = IPolicyWallet::payBatchCall { batches }.abi_encode().into();
+        let call =
+            Outgoing { kind: TxKind::Batch, calldata, gas, manifest: Manifest::Batches(refs) };
+        let made = prepare(inner, &mut store, sender, call).await?;
+        let mut ids = Vec::with_capacity(count);
+        for (position, (_, _, rows)) in by_agent.values_mut().enumerate() {
+            for (index, row) in rows.iter_mut().enumerate() {
+                row.tx_id = Some(made.tx.id.clone());
+                row.item = Some(ItemRef {
+                    batch: u32::try_from(position).unwrap_or(u32::MAX),
+                    item: u32::try_from(index).unwrap_or(u32::MAX),
+                });
+                row.tx_hash = made.attempts.first().map(|attempt| attempt.hash);
+                store.advance(row, Event::Assigned, now_ms).await?;
+                ids.push(row.id);
+            }
+        }
+        drafts.push(Draft::new(EventKind::PaymentSigned, "daemon").tx(&made.tx.id).data(json!({
+            "payments": ids, "sender": made.tx.sender, "nonce": made.tx.nonce,
+            "hash": made.attempts.first().map(|attempt| attempt.hash), "kind": "batch",
+        })));
+        debug!(tx = made.tx.id, payments = count, "assigned");
+        open = Some(made);
+    }
+    store.append_audit(&drafts, now_ms).await?;
+    store.commit().await?;
+    inner.free(&never);
+    if let Some(open) = open {
+        inner.launch(open);
+    }
+    Ok(true)
+}
+
+/// One hash over the contexts of a batch's items, in order: keccak-256 of their concatenation.
+fn contexts(rows: &[PaymentRow]) -> B256 {
+    keccak256(rows.iter().flat_map(|row| row.context_hash.0).collect::<Vec<u8>>())
+}
+
+async fn approved(
+    inner: &Inner,
+    sender: Address,
+    mut payment: PaymentRow,
+    now_ms: i64,
+) -> Result<bool, EngineError> {
+    let (agent, key_index) = match readiness(inner, &payment, now_ms) {
+        Readiness::Go { agent, key_index } => (agent, key_index),
+        Readiness::Wait => {
+            let mut store = inner.store.begin().await?;
+            store.step_back(payment.id, now_ms + STEP_BACK_MS).await?;
+            store.commit().await?;
+            return Ok(true);
+        }
+        Readiness::Never(why) => return never(inner, payment, why, now_ms).await,
+    };
+    let Some(approval) = inner.store.approval(payment.id).await? else {
+        let why = Refusal::new(Code::Internal, "its approval is not in the store");
+        return never(inner, payment, why, now_ms).await;
+    };
+    let (threshold, version) = {
+        let book = inner.book();
+        let chain = book.agents.get(&payment.agent).and_then(|agent| agent.chain.clone());
+        (book.threshold, chain.map_or(0, |chain| chain.version))
+    };
+    if version != approval.policy_version {
+        let why = Refusal::new(
+            Code::Conflict,
+            format!(
+                "the operators approved it under policy version {}, the contract now has {version}",
+                approval.policy_version
+            ),
+        )
+        .rule("policy_version")
+        .hint("ask again under a new Idempotency-Key; operators decide anew");
+        return never(inner, payment, why, now_ms).await;
+    }
+    // Only today's operators count; exactly a quorum is sent, the earliest signers first.
+    let signatures: Vec<_> = {
+        let all = inner.store.signatures(approval.digest).await?;
+        let book = inner.book();
+        all.into_iter()
+            .filter(|row| book.operators.contains(&row.signer))
+            .take(usize::try_from(threshold).unwrap_or(usize::MAX))
+            .collect()
+    };
+    if (signatures.len() as u64) < threshold {
+        let why = Refusal::new(
+            Code::Conflict,
+            "an operator who approved it is no operator any more: the quorum is incomplete",
+        )
+        .hint("ask again under a new Idempotency-Key");
+        return never(inner, payment, why, now_ms).await;
+    }
+    let message = approval_message(&payment, agent, approval.nonce, approval.deadline_s);
+    let digest = contract::digest(&message, &inner.domain);
+    if digest != approval.digest {
+        let why = Refusal::new(Code::Internal, "the payment differs from what was approved");
+        return never(inner, payment, why, now_ms).await;
+    }
+    let (r, vs) = inner.compact(&inner.keys.agent(key_index)?.sign_hash_sync(&digest)?);
+    let quorum = signatures
+        .iter()
+        .map(|row| (row.signer.to_vec().into(), row.signature.clone()))
+        .collect::<Vec<_>>();
+    let gas = GAS_APPROVED + GAS_SIGNATURE * quorum.len() as u64;
+    let calldata = IPolicyWallet::payApprovedCall {
+        agent,
+        to: message.to,
+        amount: message.amount,
+        nonce: message.nonce,
+        deadline: message.deadline,
+        context: message.context,
+        overrides: message.overrides,
+        policyVersion: message.policyVersion,
+        r,
+        vs,
+        quorum: contract::encode_quorum(quorum),
+    }
+    .abi_encode()
+    .into();
+    let manifest = Manifest::Approved { payment: payment.id, agent, nonce: approval.nonce };
+    let mut store = inner.store.begin().await?;
+    let call = Outgoing { kind: TxKind::Approved, calldata, gas, manifest };
+    let open = prepare(inner, &mut store, sender, call).await?;
+    payment.tx_id = Some(open.tx.id.clone());
+    payment.item = Some(ItemRef { batch: 0, item: 0 });
+    payment.tx_hash = open.attempts.first().map(|attempt| attempt.hash);
+    store.advance(&mut payment, Event::Assigned, now_ms).await?;
+    let draft = Draft::new(EventKind::PaymentSigned, "daemon").tx(&open.tx.id).data(json!({
+        "payments": [payment.id], "sender": open.tx.sender, "nonce": open.tx.nonce,
+        "hash": payment.tx_hash, "kind": "approved",
+        "approved_by": signatures.iter().map(|row| row.signer).collect::<Vec<_>>(),
+    }));
+    store.append_audit(&[draft], now_ms).await?;
+    store.commit().await?;
+    inner.launch(open);
+    Ok(true)
+}
+
+async fn never(
+    inner: &Inner,
+    mut payment: PaymentRow,
+    why: Refusal,
+    now_ms: i64,
+) -> Result<bool, EngineError> {
+    let mut store = inner.store.begin().await?;
+    let mut drafts = Vec::new();
+    give_up(&mut store, &mut payment, why.clone(), now_ms, &mut drafts).await?;
+    store.append_audit(&drafts, now_ms).await?;
+    store.commit().await?;
+    inner.free(&[(payment, why)]);
+    Ok(true)
+}
+
+/// Ends a payment that was never signed, or whose transaction is final without it.
+pub(super) async fn give_up(
+    store: &mut crate::store::Tx,
+    payment: &mut PaymentRow,
+    why: Refusal,
+    now_ms: i64,
+    drafts: &mut Vec<Draft>,
+) -> Result<(), EngineError> {
+    payment.refusal = Some(why.clone());
+    store.advance(payment, Event::GivenUp, now_ms).await?;
+    store.void(payment.id, payment.payee, payment.amount, now_ms).await?;
+    store.outbox("payment.failed", payment, now_ms).await?;
+    drafts.push(
+        Draft::new(EventKind::PaymentFailed, "daemon")
+            .agent(&payment.agent)
+            .payment(payment.id)
+            .data(json!({ "refusal": why, "tries": payment.tries })),
+    );
+    Ok(())
+}
+
+impl Inner {
+    /// Frees the reservations of payments that ended unpaid, after their commit.
+    fn free(&self, ended: &[(PaymentRow, Refusal)]) {
+        let mut book = self.book();
+        for (payment, _) in ended {
+            book.void(&payment.agent, &facts(payment));
+            self.metrics.failed.inc();
+        }
+    }
+}
+
+/// What a payment counts as in the windows.
+pub(crate) const fn facts(payment: &PaymentRow) -> Facts {
+    Facts { payee: payment.payee, amount: payment.amount, overrides: payment.overrides }
+}

@@ -1,0 +1,165 @@
+//! Broadcast: stored bytes go out, again and again until the chain has the nonce; nothing else
+//! ever does. What a node answers steers when to send next, and never ends a payment.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use alloy::primitives::{Address, B256};
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use super::{Flight, sign};
+use crate::{
+    audit::{Draft, EventKind},
+    clock,
+    engine::{EngineError, Inner, Stop},
+    fees::{self, Bump, Fees},
+    outcome::{SendClass, classify},
+    rpc::RpcError,
+    store::AttemptRow,
+};
+
+/// Runs until told to stop.
+pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
+    let mut tick = interval(Duration::from_millis(500));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.asked() => return,
+            () = inner.signed.notified() => {}
+            _ = tick.tick() => {}
+        }
+        round(&inner).await;
+    }
+}
+
+/// Sends what is due: the senders side by side, each sender's nonces in order.
+async fn round(inner: &Arc<Inner>) {
+    let mut due: BTreeMap<Address, Vec<Flight>> = BTreeMap::new();
+    for flight in inner.flights.all() {
+        if is_due(inner, &flight) {
+            due.entry(flight.open.tx.sender).or_default().push(flight);
+        }
+    }
+    let mut senders = JoinSet::new();
+    for flights in due.into_values() {
+        let inner = Arc::clone(inner);
+        senders.spawn(async move {
+            for flight in flights {
+                if let Err(error) = send(&inner, flight).await {
+                    warn!(%error, "a transaction could not be sent; trying again");
+                    return;
+                }
+            }
+        });
+    }
+    while senders.join_next().await.is_some() {}
+}
+
+fn is_due(inner: &Inner, flight: &Flight) -> bool {
+    if flight.open.tx.block.is_some() {
+        return false;
+    }
+    let Some(last) = flight.last_sent else { return true };
+    let settings = &inner.config.submit;
+    // Back off on a node that has no room or no answer: 1, 2, 4 … seconds up to the resend time.
+    let resend = Duration::from_secs(settings.resend_after_s.max(1));
+    let pause = match flight.answer {
+        Some(Ok(()) | Err(SendClass::AlreadyKnown | SendClass::NonceTooLow)) => resend,
+        Some(Err(class)) if class.wants_higher_fees() => Duration::from_secs(1),
+        _ => Duration::from_secs(1 << flight.sends.min(6)).min(resend),
+    };
+    last.elapsed() >= pause
+}
+
+async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
+    if let Some(attempt) = replacement(inner, &flight)? {
+        let mut store = inner.store.begin().await?;
+        store.insert_attempt(&attempt).await?;
+        let draft =
+            Draft::new(EventKind::PaymentReplaced, "daemon").tx(&flight.open.tx.id).data(json!({
+                "hash": attempt.hash, "max_fee": attempt.max_fee.to_string(),
+                "tip": attempt.tip.to_string(),
+            }));
+        store.append_audit(&[draft], clock::now_ms()).await?;
+        store.commit().await?;
+        info!(tx = flight.open.tx.id, hash = %attempt.hash, "replaced with higher fees");
+        flight.open.attempts.push(attempt.clone());
+        inner.flights.update(&flight.open.tx, |known| known.open.attempts.push(attempt));
+    }
+    let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
+    let (answer, words) = hand_over(inner, attempt).await;
+    inner.metrics.sends.get_or_create(&answer.into()).inc();
+    let first = flight.sends == 0;
+    inner.flights.update(&flight.open.tx, |known| {
+        known.last_sent = Some(Instant::now());
+        known.sends = known.sends.saturating_add(1);
+        known.answer = Some(answer);
+    });
+    let has_it = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown));
+    if let Err(class) = answer
+        && !has_it
+        && class != SendClass::NonceTooLow
+    {
+        warn!(tx = flight.open.tx.id, class = class.as_str(), words, "the node did not take it");
+    }
+    if first || !has_it {
+        let now_ms = clock::now_ms();
+        let mut store = inner.store.begin().await?;
+        // Whatever the answer was, the bytes have left: only the chain can say now.
+        store.mark_sent(&flight.open.tx.id, attempt.hash, now_ms).await?;
+        store.note_answer(attempt.hash, &words).await?;
+        if first {
+            let draft = Draft::new(EventKind::PaymentBroadcast, "daemon")
+                .tx(&flight.open.tx.id)
+                .data(json!({ "hash": attempt.hash, "answer": words }));
+            store.append_audit(&[draft], now_ms).await?;
+        }
+        store.commit().await?;
+    }
+    Ok(())
+}
+
+/// Hands stored bytes to the node. The only place that sends.
+async fn hand_over(inner: &Inner, attempt: &AttemptRow) -> (Result<(), SendClass>, String) {
+    let answer: Result<B256, RpcError> =
+        inner.rpc.call("eth_sendRawTransaction", json!([attempt.raw])).await;
+    match answer {
+        Ok(hash) if hash == attempt.hash => (Ok(()), "accepted".into()),
+        Ok(hash) => (Err(SendClass::Unknown), format!("answered with a foreign hash {hash}")),
+        Err(RpcError::Refused { code, message, .. }) => {
+            let class = classify(Some(code), &message);
+            (Err(class), message)
+        }
+        Err(error @ RpcError::Unknown { .. }) => (Err(SendClass::Unknown), error.to_string()),
+    }
+}
+
+/// Signs a replacement if the last attempt has waited long enough, or its fees were refused.
+fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, EngineError> {
+    let Some(last) = flight.open.attempts.last() else { return Ok(None) };
+    let refused = matches!(flight.answer, Some(Err(class)) if class.wants_higher_fees());
+    let waited = clock::now_ms() - last.created_ms
+        >= crate::intake::seconds(inner.config.submit.replace_after_s);
+    if flight.sends == 0 || !(refused || waited) {
+        return Ok(None);
+    }
+    let previous = Fees { max_fee: last.max_fee, tip: last.tip };
+    match fees::replacement(previous, inner.base_fee(), inner.fee_ceiling()) {
+        Bump::Fees(fees) => {
+            let signer = inner.relayer(flight.open.tx.sender)?;
+            Ok(Some(sign(inner, &signer, &flight.open.tx, fees)?))
+        }
+        Bump::AtCeiling => {
+            inner.metrics.waiting_for_fee.inc();
+            Ok(None)
+        }
+    }
+}

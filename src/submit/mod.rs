@@ -1,0 +1,208 @@
+//! Submission: sign once, store, then say it.
+//!
+//! Three tasks, each an arrow of the picture. [`assign`] turns queued payments into signed, stored
+//! transactions; [`broadcast`] sends stored bytes and nothing else; [`confirm`] reads heads and
+//! receipts and ends transactions at depth. All durable work is found by scanning the store at
+//! start ([`load`]) and kept in [`Flights`] from then on, so a crash loses nothing.
+
+pub(crate) mod assign;
+pub(crate) mod broadcast;
+pub(crate) mod confirm;
+mod outcome;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use alloy::{
+    consensus::{SignableTransaction as _, TxEip1559, TxEnvelope},
+    eips::eip2718::Encodable2718 as _,
+    primitives::{Address, Bytes, TxKind as To, U256},
+    signers::{SignerSync as _, local::PrivateKeySigner},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock,
+    engine::{EngineError, Inner},
+    fees::Fees,
+    outcome::SendClass,
+    payment::{AgentId, PaymentId},
+    store::{AttemptRow, OpenTx, TxKind, TxRow},
+};
+
+/// What a transaction carries, so that its receipt can be read years later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Manifest {
+    /// `payBatch`: the batches in order; payments know their place.
+    Batches(Vec<BatchRef>),
+    /// `payApproved`.
+    Approved { payment: PaymentId, agent: Address, nonce: U256 },
+    /// `submit` or `execute` of a proposal.
+    Proposal { id: alloy::primitives::B256 },
+    /// `tightenWithSignature`.
+    Tighten { change: Bytes, signer: Address },
+}
+
+/// One agent's batch in a `payBatch` call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchRef {
+    pub id: AgentId,
+    pub agent: Address,
+    pub nonce: U256,
+    pub items: u32,
+}
+
+/// A transaction on its way: the stored rows and what is only known in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    pub open: OpenTx,
+    pub last_sent: Option<Instant>,
+    pub sends: u32,
+    /// The node's last answer; `Ok` if it took the bytes.
+    pub answer: Option<Result<(), SendClass>>,
+}
+
+impl Flight {
+    pub(crate) const fn new(open: OpenTx) -> Self {
+        Self { open, last_sent: None, sends: 0, answer: None }
+    }
+}
+
+/// The transactions on their way, by sender and nonce.
+#[derive(Debug, Default)]
+pub(crate) struct Flights(Mutex<BTreeMap<(Address, u64), Flight>>);
+
+impl Flights {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Address, u64), Flight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, open: OpenTx) {
+        self.lock().insert((open.tx.sender, open.tx.nonce), Flight::new(open));
+    }
+
+    pub(crate) fn remove(&self, tx: &TxRow) {
+        self.lock().remove(&(tx.sender, tx.nonce));
+    }
+
+    pub(crate) fn all(&self) -> Vec<Flight> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Changes one flight, if it is still there.
+    pub(crate) fn update(&self, tx: &TxRow, change: impl FnOnce(&mut Flight)) {
+        if let Some(flight) = self.lock().get_mut(&(tx.sender, tx.nonce)) {
+            change(flight);
+        }
+    }
+
+    /// Picks the sender with the most room, if any has room.
+    pub(crate) fn freest(&self, senders: &[Address], in_flight: u32) -> Option<Address> {
+        let flights = self.lock();
+        senders
+            .iter()
+            .map(|sender| {
+                let busy = flights.range((*sender, 0)..=(*sender, u64::MAX)).count();
+                (busy, *sender)
+            })
+            .filter(|(busy, _)| *busy < in_flight as usize)
+            .min_by_key(|(busy, _)| *busy)
+            .map(|(_, sender)| sender)
+    }
+}
+
+/// Takes up what a former run left: every unfinished transaction, and nonces that the chain has
+/// moved past (a restored store, a key used elsewhere).
+pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
+    for open in inner.store.open_txs().await? {
+        inner.flights.add(open);
+    }
+    for relayer in inner.relayer_addresses() {
+        let on_chain = inner.rpc.transaction_count(relayer).await?;
+        let mut tx = inner.store.begin().await?;
+        tx.raise_nonce(&relayer.to_string(), on_chain).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Signs a transaction's bytes. Deterministic (RFC 6979): the same fields give the same bytes.
+pub(crate) fn sign(
+    inner: &Inner,
+    signer: &PrivateKeySigner,
+    tx: &TxRow,
+    fees: Fees,
+) -> Result<AttemptRow, EngineError> {
+    let unsigned = TxEip1559 {
+        chain_id: inner.config.chain.chain_id,
+        nonce: tx.nonce,
+        gas_limit: tx.gas,
+        max_fee_per_gas: fees.max_fee,
+        max_priority_fee_per_gas: fees.tip,
+        to: To::Call(inner.config.chain.wallet),
+        value: U256::ZERO,
+        access_list: Default::default(),
+        input: tx.calldata.clone(),
+    };
+    let signature = signer.sign_hash_sync(&unsigned.signature_hash())?;
+    let envelope = TxEnvelope::from(unsigned.into_signed(signature));
+    Ok(AttemptRow {
+        hash: *envelope.tx_hash(),
+        tx_id: tx.id.clone(),
+        raw: envelope.encoded_2718().into(),
+        max_fee: fees.max_fee,
+        tip: fees.tip,
+        created_ms: clock::now_ms(),
+    })
+}
+
+/// A call to the wallet, before it has a sender.
+pub(crate) struct Outgoing {
+    pub kind: TxKind,
+    pub calldata: Bytes,
+    pub gas: u64,
+    pub manifest: Manifest,
+}
+
+/// Gives a call its sender, nonce, fees and signature, inside the caller's store transaction.
+/// The caller commits, and only then calls [`Inner::launch`].
+pub(crate) async fn prepare(
+    inner: &Inner,
+    store: &mut crate::store::Tx,
+    sender: Address,
+    call: Outgoing,
+) -> Result<OpenTx, EngineError> {
+    let signer = inner.relayer(sender)?;
+    let nonce = store.take_nonce(&sender.to_string()).await?;
+    let tx = TxRow {
+        id: uuid::Uuid::now_v7().simple().to_string(),
+        kind: call.kind,
+        sender,
+        nonce,
+        calldata: call.calldata,
+        gas: call.gas,
+        manifest: serde_json::to_string(&call.manifest)
+            .map_err(|error| EngineError::Encode(error.to_string()))?,
+        block: None,
+        created_ms: clock::now_ms(),
+    };
+    let attempt = sign(inner, &signer, &tx, inner.first_fees())?;
+    store.insert_tx(&tx, &attempt).await?;
+    Ok(OpenTx { tx, attempts: vec![attempt] })
+}
+
+impl Inner {
+    /// Hands a stored transaction to the broadcaster.
+    pub(crate) fn launch(&self, open: OpenTx) {
+        self.flights.add(open);
+        self.signed.notify_one();
+    }
+}

@@ -1,0 +1,253 @@
+//! What a final receipt says of each payment: the wallet's own logs, read item by item.
+
+use std::collections::HashMap;
+
+use alloy::{
+    primitives::{Address, B256, U256},
+    rpc::types::{Log, TransactionReceipt},
+    sol_types::{SolError, SolEvent as _, SolEventInterface as _},
+};
+
+use crate::{
+    contract::IPolicyWallet::{self, IPolicyWalletErrors as Errors, IPolicyWalletEvents as Events},
+    money::Usdc,
+    refusal::{Code, Refusal},
+};
+
+/// How one payment came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The money is at the payee.
+    Paid,
+    /// It is not. It may be tried again.
+    Again(Refusal),
+    /// It is not, and it never will be.
+    Never(Refusal),
+    /// The agent's nonce was spent by another transaction: somebody else relayed the same signed
+    /// batch, which pays the same payments. Their receipt decides.
+    Elsewhere,
+}
+
+/// Why the contract did not pay: the error's selector, and the amount it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub selector: [u8; 4],
+    pub left: U256,
+}
+
+/// One batch's part of a receipt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct BatchLogs {
+    /// Count and total of what was paid, if the batch ran.
+    pub ran: Option<(u64, U256)>,
+    /// Items that were not paid, by index.
+    pub skipped: HashMap<u64, Reason>,
+    /// Why the whole batch was not run.
+    pub refused: Option<[u8; 4]>,
+}
+
+/// Reads the wallet's logs of a transaction, by agent and nonce.
+pub(super) fn batches<'a>(
+    wallet: Address,
+    logs: impl IntoIterator<Item = &'a Log>,
+) -> HashMap<(Address, U256), BatchLogs> {
+    let mut found: HashMap<(Address, U256), BatchLogs> = HashMap::new();
+    for log in logs.into_iter().filter(|log| log.address() == wallet) {
+        match Events::decode_log(&log.inner).map(|log| log.data) {
+            Ok(Events::BatchPaid(event)) => {
+                found.entry((event.agent, event.nonce)).or_default().ran =
+                    Some((event.count.saturating_to(), event.total));
+            }
+            Ok(Events::ItemSkipped(event)) => {
+                let reason = Reason { selector: event.reason.0, left: event.left };
+                found
+                    .entry((event.agent, event.nonce))
+                    .or_default()
+                    .skipped
+                    .insert(event.index.saturating_to(), reason);
+            }
+            Ok(Events::BatchSkipped(event)) => {
+                found.entry((event.agent, event.nonce)).or_default().refused = Some(event.reason.0);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Did `payApproved` pay, by its own logs?
+pub(super) fn approved(
+    wallet: Address,
+    receipt: &TransactionReceipt,
+    agent: Address,
+    nonce: U256,
+) -> bool {
+    receipt.status()
+        && receipt.inner.logs().iter().filter(|log| log.address() == wallet).any(|log| {
+            IPolicyWallet::Approved::decode_log(&log.inner)
+                .is_ok_and(|event| event.agent == agent && event.nonce == nonce)
+        })
+}
+
+impl BatchLogs {
+    /// How item `index` of this batch came out, with what was asked.
+    pub(super) fn item(&self, index: u64, asked: Usdc) -> Outcome {
+        if let Some(selector) = self.refused {
+            return judge(Reason { selector, left: U256::ZERO }, asked);
+        }
+        match (self.ran, self.skipped.get(&index)) {
+            (Some(_), None) => Outcome::Paid,
+            (_, Some(reason)) => judge(*reason, asked),
+            // No log speaks of it: the call did not reach it. Nothing moved for it.
+            (None, None) => Outcome::Again(Refusal::new(
+                Code::Unavailable,
+                "the transaction ran without reaching this payment",
+            )),
+        }
+    }
+}
+
+fn amount(units: U256) -> String {
+    u64::try_from(units)
+        .ok()
+        .and_then(Usdc::from_units)
+        .map_or_else(|| units.to_string(), |a| a.to_string())
+}
+
+/// Turns the contract's error into an outcome: waiting may help, or nothing will.
+pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
+    let Reason { selector, left } = reason;
+    let refusal = |code, rule: &str, words: &str| {
+        let mut refusal =
+            Refusal::new(code, format!("the contract refused it: {words}")).rule(rule);
+        refusal.remaining = Some(amount(left));
+        refusal
+    };
+    let is = |known: [u8; 4]| selector == known;
+    if is(IPolicyWallet::NonceUsed::SELECTOR) {
+        return Outcome::Elsewhere;
+    }
+    let again: &[([u8; 4], Code, &str, &str)] = &[
+        (
+            IPolicyWallet::DayCapExceeded::SELECTOR,
+            Code::DayCapExceeded,
+            "limits.day",
+            "the agent's 24-hour cap is used up",
+        ),
+        (
+            IPolicyWallet::MonthCapExceeded::SELECTOR,
+            Code::MonthCapExceeded,
+            "limits.month",
+            "the agent's 30-day cap is used up",
+        ),
+        (
+            IPolicyWallet::WalletCapExceeded::SELECTOR,
+            Code::WalletCapExceeded,
+            "wallet.cap",
+            "the wallet's 24-hour cap is used up",
+        ),
+        (
+            IPolicyWallet::PayeeCoolingDown::SELECTOR,
+            Code::PayeeCoolingDown,
+            "payee.cooldown",
+            "the payee was paid too recently",
+        ),
+        (
+            IPolicyWallet::WalletFrozen::SELECTOR,
+            Code::WalletFrozen,
+            "wallet.frozen",
+            "the wallet is frozen",
+        ),
+        (
+            IPolicyWallet::DeadlinePassed::SELECTOR,
+            Code::Unavailable,
+            "deadline",
+            "it came too late for its signature",
+        ),
+        (
+            IPolicyWallet::TransferFailed::SELECTOR,
+            Code::Unavailable,
+            "usdc",
+            "USDC refused the transfer (paused, a blocked address, or too little money)",
+        ),
+    ];
+    for (known, code, rule, words) in again {
+        if is(*known) {
+            return Outcome::Again(refusal(*code, rule, words));
+        }
+    }
+    let never: &[([u8; 4], Code, &str, &str)] = &[
+        (
+            IPolicyWallet::CeilingExceeded::SELECTOR,
+            Code::CeilingExceeded,
+            "limits.ceiling",
+            "above the agent's ceiling",
+        ),
+        (
+            IPolicyWallet::PayeeNotAllowed::SELECTOR,
+            Code::PayeeUnknown,
+            "payees",
+            "the payee is not registered for this agent",
+        ),
+        (
+            IPolicyWallet::BudgetExceeded::SELECTOR,
+            Code::BudgetExceeded,
+            "limits.lifetime",
+            "the agent's budget is used up",
+        ),
+        (
+            IPolicyWallet::PayeeCapExceeded::SELECTOR,
+            Code::PayeeCapExceeded,
+            "payee.cap",
+            "the payee's cap is used up",
+        ),
+        (
+            IPolicyWallet::AgentInactive::SELECTOR,
+            Code::AgentInactive,
+            "agent",
+            "the contract does not know the agent",
+        ),
+        (IPolicyWallet::AgentFrozen::SELECTOR, Code::AgentFrozen, "frozen", "the agent is frozen"),
+        (
+            IPolicyWallet::AgentExpired::SELECTOR,
+            Code::AgentInactive,
+            "expires",
+            "the agent's authority has expired",
+        ),
+        (
+            IPolicyWallet::PolicyVersionChanged::SELECTOR,
+            Code::Conflict,
+            "policy_version",
+            "the policy changed after the operators approved it",
+        ),
+        (
+            IPolicyWallet::InvalidQuorum::SELECTOR,
+            Code::Conflict,
+            "quorum",
+            "the operators' quorum does not hold any more",
+        ),
+    ];
+    for (known, code, rule, words) in never {
+        if is(*known) {
+            return Outcome::Never(refusal(*code, rule, words));
+        }
+    }
+    let name = Errors::name_by_selector(selector).unwrap_or("an unknown error");
+    Outcome::Never(
+        Refusal::new(Code::Internal, format!("the contract refused {asked} USDC: {name}"))
+            .hint("an operator should look at `bursar audit show` of this payment"),
+    )
+}
+
+/// Reads the error a reverted call would return, from `eth_call`'s data.
+pub(super) fn revert_reason(data: Option<&str>) -> Option<Reason> {
+    let bytes: alloy::primitives::Bytes = data?.parse().ok()?;
+    let selector: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+    let left = bytes.get(36..68).map_or(U256::ZERO, U256::from_be_slice);
+    Some(Reason { selector, left })
+}
+
+/// First topics of the events that name a batch or an approved payment by agent and nonce.
+pub(super) fn nonce_topics() -> [B256; 2] {
+    [IPolicyWallet::BatchPaid::SIGNATURE_HASH, IPolicyWallet::Approved::SIGNATURE_HASH]
+}
