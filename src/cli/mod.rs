@@ -6,6 +6,8 @@
 mod audit;
 mod devnet;
 mod init;
+mod policy;
+mod policy_check;
 mod serve;
 pub mod table;
 
@@ -33,6 +35,8 @@ enum Command {
     Serve(serve::Args),
     /// Check the audit log, or tell one payment's story.
     Audit(audit::Args),
+    /// What agents may do: check policy files.
+    Policy(policy::Args),
     /// Print the version.
     Version,
 }
@@ -130,6 +134,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Devnet(args) => devnet::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Policy(args) => policy::run(&args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -72,6 +72,21 @@ impl Categories {
         Ok(Self(names))
     }
 
+    /// Takes the names that a policy file itself lists, for reading it without knowing the wallet.
+    /// Names that cannot stand are left out; [`Policy::parse`] then says so.
+    #[must_use]
+    pub fn named_in(text: &str) -> Self {
+        let mut names = Self::default();
+        let file = text.parse::<toml::Table>().unwrap_or_default();
+        let listed = file.get("categories").and_then(|list| list.as_array());
+        for name in listed.into_iter().flatten().filter_map(|name| name.as_str()) {
+            let mut more = names.0.clone();
+            more.push(name.to_owned());
+            names = Self::new(more).unwrap_or(names);
+        }
+        names
+    }
+
     /// Returns the bit of a name.
     #[must_use]
     pub fn bit(&self, name: &str) -> Option<u16> {

@@ -5,6 +5,7 @@
 mod document;
 mod evaluate;
 mod hosts;
+mod lint;
 mod room;
 mod usage;
 
@@ -15,6 +16,7 @@ pub use evaluate::{
     ChainLimits, Decision, Judgement, PayeeRecord, Question, evaluate, override_names, overrides,
 };
 pub use hosts::{HostPattern, NotAHost};
+pub use lint::{Finding, Level, lint, lint_together};
 pub use room::{limit_views, worst_case};
 pub use usage::{Facts, Outcome, Usage, WalletUsage};
 
