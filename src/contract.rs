@@ -8,7 +8,7 @@ mod change;
 
 use alloy::{
     dyn_abi::TypedData,
-    primitives::{Address, B256, Bytes, U256, keccak256},
+    primitives::{Address, B256, Bytes, keccak256},
     sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -216,7 +216,11 @@ pub fn encode_quorum(mut pairs: Vec<(Bytes, Bytes)>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use alloy::{primitives::address, signers::SignerSync, signers::local::PrivateKeySigner};
+    use alloy::{
+        primitives::{U256, address},
+        signers::SignerSync,
+        signers::local::PrivateKeySigner,
+    };
     use proptest::prelude::*;
 
     use super::*;

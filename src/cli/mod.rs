@@ -3,11 +3,18 @@
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
 //! 4 checked and found wrong (audit, reconciliation).
 
+mod agent;
+mod approve;
 mod audit;
 mod devnet;
+mod freeze;
 mod init;
+mod pay;
+mod payee;
 mod policy;
+mod policy_change;
 mod policy_check;
+mod remote;
 mod serve;
 pub mod table;
 
@@ -21,6 +28,8 @@ use crate::keys::KeyError;
 #[derive(Debug, Parser)]
 #[command(name = "bursar", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
+    #[command(flatten)]
+    remote: remote::Remote,
     #[command(subcommand)]
     command: Command,
 }
@@ -35,7 +44,16 @@ enum Command {
     Serve(serve::Args),
     /// Check the audit log, or tell one payment's story.
     Audit(audit::Args),
-    /// What agents may do: check policy files.
+    Pay(pay::PayArgs),
+    Payments(pay::ListArgs),
+    Permissions(pay::PermissionsArgs),
+    Agent(agent::Args),
+    Approvals(approve::ListArgs),
+    Approve(approve::ApproveArgs),
+    Reject(approve::RejectArgs),
+    Freeze(freeze::FreezeArgs),
+    Unfreeze(freeze::UnfreezeArgs),
+    Payee(payee::Args),
     Policy(policy::Args),
     /// Print the version.
     Version,
@@ -129,12 +147,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => usage.exit(),
     };
+    let remote = &cli.remote;
     let outcome: Result<(), CliError> = match cli.command {
         Command::Init(args) => init::run(&args),
         Command::Devnet(args) => devnet::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Audit(args) => audit::run(args),
-        Command::Policy(args) => policy::run(&args),
+        Command::Pay(args) => pay::pay(&args, remote),
+        Command::Payments(args) => pay::list(&args, remote),
+        Command::Permissions(args) => pay::permissions(&args, remote),
+        Command::Agent(args) => agent::run(&args, remote),
+        Command::Approvals(args) => approve::list(&args, remote),
+        Command::Approve(args) => approve::approve(&args, remote),
+        Command::Reject(args) => approve::reject(&args, remote),
+        Command::Freeze(args) => freeze::freeze(&args, remote),
+        Command::Unfreeze(args) => freeze::unfreeze(&args, remote),
+        Command::Payee(args) => payee::run(&args, remote),
+        Command::Policy(args) => policy::run(&args, remote),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -149,5 +178,49 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             error.exit_code()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The reference in the repository. Written anew by `BURSAR_WRITE=1 cargo test reference`.
+    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+
+    /// Writes a command's help and those of its subcommands, the same in every environment.
+    fn reference(command: &mut clap::Command, path: &str, text: &mut String) {
+        let bare = std::mem::take(command).hide(false);
+        *command = bare.term_width(100).mut_args(|arg| arg.hide_env_values(true));
+        let help = command.render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let _ = write!(text, "\n## {path}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
+        for inner in command.get_subcommands_mut() {
+            let path = format!("{path} {}", inner.get_name());
+            if inner.get_name() != "help" {
+                reference(inner, &path, text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_is_the_committed_one() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let mut text = String::from(
+            "# The command line\n\nEvery `--help`, collected by a test. Exit codes: 0 done; 1 refused \
+             or failed; 2 wrong\nusage; 3 out of reach; 4 checked and found wrong.\n",
+        );
+        reference(&mut command, "bursar", &mut text);
+        if std::env::var_os("BURSAR_WRITE").is_some() {
+            std::fs::write(COMMITTED, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(COMMITTED).unwrap();
+        assert!(committed == text, "docs/cli.md is stale: BURSAR_WRITE=1 cargo test reference");
     }
 }

@@ -119,8 +119,8 @@ pub enum KeyError {
         /// The descriptor.
         fd: u32,
     },
-    /// A request key is not 32 bytes in hexadecimal.
-    #[error("{} is not an agent's request key (one line, 64 hexadecimal digits): make one with `bursar agent keygen`", path.display())]
+    /// A request key is not 32 bytes in base64url.
+    #[error("{} is not an agent's request key (one line, 43 characters of base64url): make one with `bursar agent keygen`", path.display())]
     BadAgentKey {
         /// The file.
         path: PathBuf,
