@@ -238,7 +238,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
 }
 
 enum Answer {
-    Submit(Result<Accepted, Refusal>),
+    Submit(Box<Result<Accepted, Refusal>>),
     Claim(Result<(), Refusal>),
     None,
 }
@@ -247,7 +247,7 @@ fn answer(jobs: impl IntoIterator<Item = Job>, answers: Vec<Answer>) {
     for (job, answer) in jobs.into_iter().zip(answers) {
         // A caller that has gone away has its payment all the same.
         match (job, answer) {
-            (Job::Submit(submit), Answer::Submit(answer)) => drop(submit.reply.send(answer)),
+            (Job::Submit(submit), Answer::Submit(answer)) => drop(submit.reply.send(*answer)),
             (Job::Claim(_, reply), Answer::Claim(answer)) => drop(reply.send(answer)),
             _ => {}
         }
@@ -292,9 +292,9 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         answers.push(match job {
-            Job::Submit(submit) => Answer::Submit(
+            Job::Submit(submit) => Answer::Submit(Box::new(
                 decide_one(inner, &mut tx, submit, &mut reserved, &mut drafts).await?,
-            ),
+            )),
             Job::Claim(claim, _) => Answer::Claim(spend(&mut tx, claim).await?),
             Job::Note(draft) => {
                 drafts.push(draft.clone());
@@ -306,16 +306,16 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     tx.commit().await?;
     reserved.list.clear();
     for answer in &answers {
-        if let Answer::Submit(Ok(accepted)) = answer
-            && accepted.fresh
-        {
-            inner.metrics.accepted.inc();
-            if accepted.payment.state == State::Queued {
-                inner.queued.notify_one();
+        let Answer::Submit(answer) = answer else { continue };
+        match answer.as_ref() {
+            Ok(accepted) if accepted.fresh => {
+                inner.metrics.accepted.inc();
+                if accepted.payment.state == State::Queued {
+                    inner.queued.notify_one();
+                }
             }
-        }
-        if let Answer::Submit(Err(refusal)) = answer {
-            inner.count_denied(refusal.code);
+            Ok(_) => {}
+            Err(refusal) => inner.count_denied(refusal.code),
         }
     }
     Ok(answers)

@@ -46,10 +46,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
 
 /// Unlocks the seed: by the arguments, else by the configuration's file, else by asking.
 pub(super) fn unlock(config: &Config, mut from: PassphraseArgs) -> Result<Keys, CliError> {
-    if let Some(file) = &config.passphrase_file {
-        if from.passphrase_fd.is_none() && from.passphrase_file.is_none() {
-            from.passphrase_file = Some(file.clone());
-        }
+    if let Some(file) = &config.passphrase_file
+        && from.passphrase_fd.is_none()
+        && from.passphrase_file.is_none()
+    {
+        from.passphrase_file = Some(file.clone());
     }
     let passphrase = from.read("Passphrase of the seed: ")?;
     Ok(Keys::unlock(&config.seed, &passphrase)?)

@@ -241,7 +241,7 @@ async fn approved(
     };
     let (threshold, version) = {
         let book = inner.book();
-        let chain = book.agents.get(&payment.agent).and_then(|agent| agent.chain.clone());
+        let chain = book.agents.get(&payment.agent).and_then(|agent| agent.chain);
         (book.threshold, chain.map_or(0, |chain| chain.version))
     };
     if version != approval.policy_version {

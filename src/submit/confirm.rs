@@ -60,10 +60,15 @@ async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError>
     if seen.as_ref() == Some(&head) {
         return Ok(());
     }
-    governance::follow(inner, head.height()).await?;
+    // Policy events count when they are final, like payments: a reorganisation takes none back.
+    governance::follow(inner, (head.height() + 1).saturating_sub(confirmations(inner))).await?;
     receipts(inner, head).await?;
     *seen = Some(head);
     Ok(())
+}
+
+fn confirmations(inner: &Inner) -> u64 {
+    inner.config.chain.confirmations
 }
 
 async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
@@ -105,17 +110,15 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
         });
         let depth = mined.map(|(_, block)| (head.height() + 1).saturating_sub(block.height()));
         match (mined, depth) {
-            (Some((receipt, block)), Some(depth)) if depth >= inner.config.chain.confirmations => {
+            (Some((receipt, block)), Some(depth)) if depth >= confirmations(inner) => {
                 if let Err(error) = finish(inner, &flight.open, receipt, block).await {
                     error!(%error, tx = flight.open.tx.id, "a final transaction could not be booked; trying again");
                     return Err(error);
                 }
             }
-            (Some((receipt, block)), Some(_)) => {
-                if flight.open.tx.block != Some(block.height()) {
-                    place(inner, &flight.open, Some((receipt.transaction_hash, block.height())))
-                        .await?;
-                }
+            (Some((receipt, block)), Some(_)) if flight.open.tx.block != Some(block.height()) => {
+                place(inner, &flight.open, Some((receipt.transaction_hash, block.height())))
+                    .await?;
             }
             _ if flight.open.tx.block.is_some() => {
                 warn!(tx = flight.open.tx.id, "its block fell out of the chain: sending again");
