@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use alloy::primitives::Address;
 
 use crate::{
+    money::Usdc,
     payment::{AgentId, Context, Payee},
     policy::{
         Categories, ChainLimits, Facts, Judgement, Outcome, PayeeRecord, Policy, Question, Usage,
@@ -216,6 +217,13 @@ impl Book {
             known.usage.replay(facts, outcome);
         }
         self.wallet.replay(facts, outcome);
+    }
+
+    /// Takes up what an agent was ever paid for: at start.
+    pub fn carry_lifetime(&mut self, agent: &AgentId, paid: Usdc) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.carry_lifetime(paid);
+        }
     }
 
     /// Counts requests that were accepted before: at start.

@@ -3,27 +3,22 @@
 //! A transfer is reserved (*pending*), then *posted* or *voided*; each step yields the changes of
 //! two balance rows, which the store applies in the same commit as the payment's own row.
 //!
-//! Agents draw on the wallet: a payment goes from `agent:<name>` to `payee:<address>`, so that what
-//! each agent spent and each payee got are both one row. A deposit goes from `operators` to
-//! `wallet`, a withdrawal back. Hence
-//! `USDC of the wallet on chain = net(wallet) + sum of net(agent:*)`, where
-//! `net = credits posted - debits posted`.
+//! A payment goes from `wallet` to `payee:<address>`; which agent asked stands in the payment's row.
+//! A deposit goes from `operators` to `wallet`, a withdrawal back.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use alloy::primitives::Address;
 
-use crate::{money::Usdc, payment::AgentId};
+use crate::money::Usdc;
 
 /// Who money comes from and goes to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
-    /// What operators put into the wallet and took out.
+    /// The money in the contract.
     Wallet,
     /// The operators' money outside.
     Operators,
-    /// What an agent drew on the wallet.
-    Agent(AgentId),
     /// What a payee got.
     Payee(Address),
 }
@@ -33,7 +28,6 @@ impl fmt::Display for Account {
         match self {
             Self::Wallet => f.write_str("wallet"),
             Self::Operators => f.write_str("operators"),
-            Self::Agent(agent) => write!(f, "agent:{agent}"),
             Self::Payee(address) => write!(f, "payee:{address}"),
         }
     }
@@ -41,7 +35,7 @@ impl fmt::Display for Account {
 
 /// A text that does not name an account.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an account: wallet, operators, agent:<name> or payee:<address>")]
+#[error("`{0}` is not an account: wallet, operators or payee:<address>")]
 pub struct NotAnAccount(String);
 
 impl FromStr for Account {
@@ -51,7 +45,6 @@ impl FromStr for Account {
         let account = match text.split_once(':') {
             None if text == "wallet" => Some(Self::Wallet),
             None if text == "operators" => Some(Self::Operators),
-            Some(("agent", name)) => name.parse().ok().map(Self::Agent),
             Some(("payee", address)) => address.parse().ok().map(Self::Payee),
             _ => None,
         };
@@ -107,9 +100,6 @@ pub enum LedgerError {
     /// Posted or voided twice.
     #[error("a transfer that is {0:?} is final")]
     Final(Stage),
-    /// A balance below zero or above 2^63 - 1.
-    #[error("the change does not fit the balance of {0}: the books and the transfers disagree")]
-    OutOfRange(Account),
 }
 
 impl Transfer {
@@ -184,76 +174,42 @@ pub struct Balance {
     pub credits_posted: Usdc,
 }
 
-impl Balance {
-    /// Returns credits less debits that happened, in base units.
-    #[must_use]
-    pub const fn net(&self) -> i64 {
-        // Both are below 2^63, so the difference fits.
-        self.credits_posted.as_i64() - self.debits_posted.as_i64()
-    }
-}
-
-/// All balances: for checks and reconciliation. The daemon's own rows are in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Books(BTreeMap<Account, Balance>);
-
-impl Books {
-    /// Applies the changes of one step, all or none.
-    ///
-    /// # Errors
-    /// [`LedgerError::OutOfRange`] where a balance would leave 0 to 2^63 - 1.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<(), LedgerError> {
-        let mut next = Vec::with_capacity(changes.len());
-        for change in changes {
-            let balance = self.balance(&change.account);
-            let moved = |have: Usdc, by: i64| {
-                let sum = have.as_i64().checked_add(by).and_then(|sum| Usdc::try_from(sum).ok());
-                sum.ok_or_else(|| LedgerError::OutOfRange(change.account.clone()))
-            };
-            let balance = Balance {
-                debits_pending: moved(balance.debits_pending, change.debits_pending)?,
-                debits_posted: moved(balance.debits_posted, change.debits_posted)?,
-                credits_pending: moved(balance.credits_pending, change.credits_pending)?,
-                credits_posted: moved(balance.credits_posted, change.credits_posted)?,
-            };
-            next.push((change.account.clone(), balance));
-        }
-        self.0.extend(next);
-        Ok(())
-    }
-
-    /// Returns an account's balance; zero for one that was never used.
-    #[must_use]
-    pub fn balance(&self, account: &Account) -> Balance {
-        self.0.get(account).copied().unwrap_or_default()
-    }
-
-    /// Do debits equal credits, pending and posted?
-    #[must_use]
-    pub fn is_balanced(&self) -> bool {
-        let sum = |field: fn(&Balance) -> Usdc| -> u128 {
-            self.0.values().map(|balance| u128::from(field(balance).units())).sum()
-        };
-        sum(|b| b.debits_pending) == sum(|b| b.credits_pending)
-            && sum(|b| b.debits_posted) == sum(|b| b.credits_posted)
-    }
-
-    /// Returns what the wallet must hold on chain, in base units; negative if the books are wrong.
-    #[must_use]
-    pub fn wallet_on_chain(&self) -> i128 {
-        let own = |account: &Account| matches!(account, Account::Wallet | Account::Agent(_));
-        self.0.iter().filter(|(account, _)| own(account)).map(|(_, b)| i128::from(b.net())).sum()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn agent() -> Account {
-        Account::Agent("research".parse().unwrap())
+    /// Rows in memory, as the store keeps them.
+    #[derive(Default)]
+    struct Books(BTreeMap<Account, [i64; 4]>);
+
+    impl Books {
+        fn apply(&mut self, changes: &[Change]) {
+            for change in changes {
+                let row = self.0.entry(change.account.clone()).or_default();
+                let parts = [
+                    change.debits_pending,
+                    change.debits_posted,
+                    change.credits_pending,
+                    change.credits_posted,
+                ];
+                row.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+                assert!(row.iter().all(|sum| *sum >= 0), "{}: {row:?}", change.account);
+            }
+        }
+
+        fn row(&self, account: &Account) -> [i64; 4] {
+            self.0.get(account).copied().unwrap_or_default()
+        }
+
+        /// Debits equal credits, pending and posted.
+        fn is_balanced(&self) -> bool {
+            let sum = |part: usize| self.0.values().map(|row| row[part]).sum::<i64>();
+            sum(0) == sum(2) && sum(1) == sum(3)
+        }
     }
 
     fn payee(n: u8) -> Account {
@@ -267,40 +223,31 @@ mod tests {
     #[test]
     fn a_payment_is_reserved_and_posted() {
         let mut books = Books::default();
-        let (mut deposit, changes) =
-            Transfer::reserve(Account::Operators, Account::Wallet, usdc(100)).unwrap();
-        books.apply(&changes).unwrap();
-        books.apply(&deposit.post().unwrap()).unwrap();
-        let (mut payment, changes) = Transfer::reserve(agent(), payee(1), usdc(30)).unwrap();
-        books.apply(&changes).unwrap();
-        assert_eq!(books.balance(&payee(1)).credits_pending, usdc(30));
-        assert_eq!(books.wallet_on_chain(), 100);
-        books.apply(&payment.post().unwrap()).unwrap();
-        let got = books.balance(&payee(1));
-        assert_eq!((got.credits_pending, got.credits_posted), (Usdc::ZERO, usdc(30)));
-        assert_eq!(books.balance(&agent()).net(), -30);
-        assert_eq!(books.wallet_on_chain(), 70);
+        let (mut payment, changes) =
+            Transfer::reserve(Account::Wallet, payee(1), usdc(30)).unwrap();
+        books.apply(&changes);
+        assert_eq!(books.row(&Account::Wallet), [30, 0, 0, 0]);
+        assert_eq!(books.row(&payee(1)), [0, 0, 30, 0]);
+        books.apply(&payment.post().unwrap());
+        assert_eq!(books.row(&Account::Wallet), [0, 30, 0, 0]);
+        assert_eq!(books.row(&payee(1)), [0, 0, 0, 30]);
         assert_eq!(payment.post(), Err(LedgerError::Final(Stage::Posted)));
         assert_eq!(payment.void(), Err(LedgerError::Final(Stage::Posted)));
     }
 
     #[test]
-    fn refuses_what_moves_nothing_and_what_does_not_fit() {
-        assert_eq!(Transfer::reserve(agent(), payee(1), Usdc::ZERO), Err(LedgerError::Nothing));
-        assert_eq!(Transfer::reserve(agent(), agent(), usdc(1)), Err(LedgerError::Nothing));
-        let mut books = Books::default();
-        let (mut transfer, _) = Transfer::reserve(agent(), payee(1), usdc(1)).unwrap();
-        // Posted without its reservation: nothing is changed.
-        assert_eq!(books.apply(&transfer.post().unwrap()), Err(LedgerError::OutOfRange(agent())));
-        assert_eq!(books, Books::default());
+    fn refuses_what_moves_nothing() {
+        let reserve = |to, units| Transfer::reserve(Account::Wallet, to, usdc(units));
+        assert_eq!(reserve(payee(1), 0), Err(LedgerError::Nothing));
+        assert_eq!(reserve(Account::Wallet, 1), Err(LedgerError::Nothing));
     }
 
     #[test]
     fn accounts_survive_the_round_trip() {
-        for account in [Account::Wallet, Account::Operators, agent(), payee(0xab)] {
+        for account in [Account::Wallet, Account::Operators, payee(0xab)] {
             assert_eq!(account.to_string().parse::<Account>().unwrap(), account);
         }
-        for text in ["", "bank", "agent:", "agent:A", "payee:0x12", "wallet:1"] {
+        for text in ["", "bank", "payee:", "payee:0x12", "wallet:1"] {
             assert!(text.parse::<Account>().is_err(), "{text}");
         }
     }
@@ -310,26 +257,23 @@ mod tests {
         fn books_balance_after_every_step(
             steps in prop::collection::vec((1_u64..1_000_000, 0_u8..4, 0_u8..3), 1..60),
         ) {
-            let (mut books, mut paid, mut open) = (Books::default(), 0_u64, 0_u64);
+            let (mut books, mut paid, mut open) = (Books::default(), 0, 0);
             for (units, to, fate) in steps {
                 let (mut transfer, changes) =
-                    Transfer::reserve(agent(), payee(to), usdc(units)).unwrap();
-                books.apply(&changes).unwrap();
+                    Transfer::reserve(Account::Wallet, payee(to), usdc(units)).unwrap();
+                books.apply(&changes);
                 prop_assert!(books.is_balanced());
                 match fate {
                     0 => {
-                        books.apply(&transfer.post().unwrap()).unwrap();
-                        paid += units;
+                        books.apply(&transfer.post().unwrap());
+                        paid += usdc(units).as_i64();
                     }
-                    1 => books.apply(&transfer.void().unwrap()).unwrap(),
-                    _ => open += units,
+                    1 => books.apply(&transfer.void().unwrap()),
+                    _ => open += usdc(units).as_i64(),
                 }
                 prop_assert!(books.is_balanced());
             }
-            let drawn = books.balance(&agent());
-            prop_assert_eq!(drawn.debits_posted, usdc(paid));
-            prop_assert_eq!(drawn.debits_pending, usdc(open));
-            prop_assert_eq!(books.wallet_on_chain(), -i128::from(paid));
+            prop_assert_eq!(books.row(&Account::Wallet), [open, paid, 0, 0]);
         }
     }
 }

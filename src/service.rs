@@ -373,17 +373,24 @@ async fn load_payees(config: &Config, store: &Store, book: &mut Book) -> Result<
 }
 
 /// Fills the windows from the store: reservations, what was final in the last 38 days, and what
-/// was accepted in the last 26 hours (a window and a step each).
+/// was accepted in the last 26 hours (a window and a step each). Lifetimes reach back to the first
+/// payment; adding them up is left out where no policy limits them.
 async fn load_history(inner: &Inner) -> Result<(), StartError> {
     let now_s = inner.now_s();
     let settled = inner.store.settled_since(now_s.saturating_sub(38 * 86_400), 3_600).await?;
     let since_ms = clock::now_ms() - 26 * 3_600_000;
     let accepted = inner.store.accepted_since(since_ms, 1_000).await?;
     let open = inner.store.payments_open().await?;
+    let counts_lifetime =
+        inner.book().agents.values().any(|known| known.policy.limits.lifetime.is_some());
+    let ever = if counts_lifetime { inner.store.paid_ever().await? } else { Vec::new() };
     let mut book = inner.book();
     for row in settled {
         let facts = Facts { payee: row.payee, amount: row.amount, overrides: row.overrides };
         book.replay(&row.agent, &facts, Outcome::Paid { block_time_s: row.block_time_s });
+    }
+    for (agent, paid) in ever {
+        book.carry_lifetime(&agent, paid);
     }
     for row in &open {
         book.replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);

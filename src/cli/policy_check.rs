@@ -6,7 +6,10 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::{CliError, Kind, table::table};
-use crate::policy::{Categories, Finding, Level, Policy, lint, lint_together};
+use crate::{
+    config::Config,
+    policy::{Categories, Finding, Level, Policy, lint, lint_together},
+};
 
 /// Read policy files and say what is wrong, too broad, or without effect.
 ///
@@ -16,7 +19,11 @@ pub struct Args {
     /// Policy files, one for each agent.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The wallet's categories in the order of their bits. Without it, every name counts as known.
+    /// The daemon's configuration file: its categories are the known ones.
+    #[arg(long, value_name = "PATH", env = "BURSAR_CONFIG")]
+    config: Option<PathBuf>,
+    /// The wallet's categories in the order of their bits, instead of a configuration's. Without
+    /// either, every name counts as known.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     categories: Option<Vec<String>>,
     /// Print the findings as JSON.
@@ -52,7 +59,12 @@ pub fn run(args: &Args) -> Result<(), CliError> {
 }
 
 fn read(args: &Args, now_s: u64) -> Result<Vec<Report>, CliError> {
-    let wallet = args.categories.clone().map(Categories::new).transpose().map_err(|error| {
+    let names = match (&args.categories, &args.config) {
+        (Some(names), _) => Some(names.clone()),
+        (None, Some(config)) => Some(Config::read(config)?.categories),
+        (None, None) => None,
+    };
+    let wallet = names.map(Categories::new).transpose().map_err(|error| {
         CliError::new(Kind::Usage, error).hint("write --categories data,compute, in bit order")
     })?;
     let mut reports = Vec::with_capacity(args.files.len());
@@ -151,7 +163,8 @@ day = "1000"
             path
         };
         let categories = known.map(|names| names.split(',').map(String::from).collect());
-        Args { files: files.iter().map(write).collect(), categories, json: false }
+        let files = files.iter().map(write).collect();
+        Args { files, config: None, categories, json: false }
     }
 
     #[test]
@@ -199,6 +212,9 @@ day = "1000"
         let mut missing = args(&folder, &[], None);
         missing.files.push(folder.path().join("missing.toml"));
         assert_eq!(run(&missing).unwrap_err().kind, Kind::Unreachable);
+        let mut lost = args(&folder, &[("a.toml", GOOD)], None);
+        lost.config = Some(folder.path().join("bursar.toml"));
+        assert_ne!(run(&lost).unwrap_err().kind, Kind::Mismatch);
         let twice = args(&folder, &[("a.toml", GOOD)], Some("a,a"));
         assert_eq!(run(&twice).unwrap_err().kind, Kind::Usage);
     }

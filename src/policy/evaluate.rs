@@ -3,7 +3,7 @@
 //! Rules are judged in this order; the first that refuses decides, and what operators may set aside
 //! is collected over all of them:
 //!
-//! 1. `payment.amount`, `payment.payee`: above zero; not the wallet, the token or an agent
+//! 1. `payment.amount`, `payment.payee`: above zero; not the wallet, the token or the agent
 //! 2. `wallet.frozen`, `agent.active`, `agent.frozen`, `expires`
 //! 3. `invoices.duplicates`, `hosts`
 //! 4. `loops.same_payment`, `counts.*`, `counts.payee.*`
@@ -255,7 +255,7 @@ impl<'a> Judge<'a> {
         let payable = payee != Address::ZERO && !self.question.reserved.contains(&payee);
         self.must("payment.payee", Some(payee.to_string()), payable, || {
             let detail =
-                format!("{payee} is the wallet, the token, an agent or zero: never a payee");
+                format!("{payee} is zero, the wallet, the token or the agent itself: never a payee");
             Refusal::new(Code::Unprocessable, detail).hint("name a registered payee")
         });
     }

@@ -175,6 +175,12 @@ impl Usage {
         }
     }
 
+    /// Takes up at start what was ever paid against the agent's caps, which reaches further back
+    /// than what is replayed.
+    pub fn carry_lifetime(&mut self, paid: Usdc) {
+        self.lifetime = self.lifetime.max(paid);
+    }
+
     /// Returns what is reserved and not yet final.
     #[must_use]
     pub const fn pending(&self) -> Usdc {
@@ -328,6 +334,17 @@ mod tests {
         assert_eq!(usage.day.used(1_000_000), 5_000_000);
         assert_eq!(wallet.window.used(1_000_000), 5_000_000);
         assert!(wallet.payees.is_empty());
+    }
+
+    #[test]
+    fn a_lifetime_reaches_further_back_than_the_windows() {
+        let mut usage = Usage::default();
+        usage.replay(&facts(1, "5", 0), Outcome::Paid { block_time_s: 1_000 });
+        usage.carry_lifetime(usdc("900"));
+        assert_eq!((usage.lifetime, usage.month.used(1_000)), (usdc("900"), 5_000_000));
+        usage.settle(&facts(1, "1", 0), 2_000);
+        usage.carry_lifetime(Usdc::ZERO);
+        assert_eq!(usage.lifetime, usdc("901"));
     }
 
     #[test]

@@ -304,6 +304,25 @@ impl Store {
             .collect()
     }
 
+    /// Adds up what each agent was ever paid for against its own caps (override bit 4 not set).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn paid_ever(&self) -> Result<Vec<(AgentId, Usdc)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT agent_id, CAST(SUM(amount) AS BIGINT) FROM payment
+             WHERE state = 'paid' AND (overrides & 4) = 0 GROUP BY agent_id",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let agent = parse("payment.agent_id", &row.try_get::<String, _>(0)?)?;
+                Ok((agent, narrow_amount(row.try_get(1)?)?))
+            })
+            .collect()
+    }
+
     /// Counts what each agent had accepted since `since_ms`, by payee, amount and time step of
     /// `step_ms`: for the count limits at start.
     ///
