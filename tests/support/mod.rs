@@ -1,0 +1,40 @@
+//! What the integration tests share: a world of real processes, and the oracle that judges it.
+
+mod chain;
+mod daemon;
+mod oracle;
+mod proxy;
+mod world;
+
+pub use chain::Chain;
+pub use chain::Transfer;
+pub use daemon::Daemon;
+pub use proxy::Proxy;
+pub use world::{Plan, RefusedWith, World, request};
+
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything that should happen.
+pub const LIMIT: Duration = Duration::from_secs(40);
+
+/// Looks again and again until there is an answer; fails the test after [`LIMIT`].
+pub async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Takes a random test's seed from the environment, or draws one; prints it either way.
+pub fn seed(variable: &str) -> u64 {
+    let seed = std::env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
+    eprintln!("{variable}={seed}");
+    seed
+}

@@ -1,0 +1,154 @@
+//! The oracle: what must be true after every case, whatever was broken in it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use alloy::primitives::{Address, U256};
+use bursar::{
+    payment::{PaymentId, State},
+    store::{PaymentRow, Store},
+};
+use sqlx::{Row, SqlitePool};
+
+use super::{Transfer, World, wait_for};
+
+impl World {
+    /// The store's file.
+    pub fn database(&self) -> String {
+        self.config().store
+    }
+
+    /// Every payment there is.
+    pub async fn payments(&self) -> Vec<PaymentRow> {
+        let store = Store::open(&self.database()).await.unwrap();
+        let mut all = Vec::new();
+        loop {
+            let before = all.last().map(|row: &PaymentRow| row.id);
+            let page = store.payments(None, None, before, 200).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            all.extend(page);
+        }
+        store.close().await;
+        all
+    }
+
+    /// Waits until nothing is on its way; what waits for operators may stay.
+    pub async fn idle(&self) {
+        let store = Store::open(&self.database()).await.unwrap();
+        wait_for("nothing on its way", async || {
+            let on_its_way = store.backlog().await.unwrap().0;
+            let open = store.open_txs().await.unwrap().len();
+            (on_its_way == 0 && open == 0).then_some(())
+        })
+        .await;
+        store.close().await;
+    }
+
+    /// Waits until nothing is on its way, then holds books and chain against each other.
+    pub async fn judge(&self) {
+        self.idle().await;
+        let payments = self.payments().await;
+        self.money_agrees(&payments).await;
+        self.nonces_are_gapless().await;
+        let (code, said) = self.bursar(&["audit", "verify"]);
+        assert_eq!(code, 0, "{said}");
+        self.every_end_is_told_once(&payments).await;
+        if self.runs() {
+            self.windows_agree(&payments).await;
+        }
+    }
+
+    async fn money_agrees(&self, payments: &[PaymentRow]) {
+        let store = Store::open(&self.database()).await.unwrap();
+        let postings: HashMap<Address, _> =
+            store.postings().await.unwrap().into_iter().map(|line| (line.payee, line)).collect();
+        let wallet = store.wallet_balance().await.unwrap();
+        store.close().await;
+
+        let mut paid: BTreeMap<Address, u64> = BTreeMap::new();
+        let mut expected = Vec::new();
+        for row in payments {
+            let sum = paid.entry(row.payee).or_default();
+            if row.state == State::Paid {
+                *sum += row.amount.units();
+                let tx = row.tx_hash.unwrap_or_else(|| panic!("{} is paid by nothing", row.id));
+                expected.push(Transfer { tx, to: row.payee, units: row.amount.units() });
+            }
+        }
+        for payee in self.card.payees.values() {
+            paid.entry(payee.address).or_default();
+        }
+        // One transfer for each paid payment, in the transaction it names; none beside them.
+        expected.sort_unstable();
+        assert_eq!(self.chain.transfers().await, expected, "transfers on chain, paid payments");
+        for (payee, sum) in &paid {
+            assert_eq!(self.chain.usdc_of(*payee).await, *sum, "{payee}: chain, paid payments");
+            let (posted, transfers) = postings
+                .get(payee)
+                .map_or((0, 0), |line| (line.posted.units(), line.transfers.units()));
+            assert_eq!((posted, transfers), (*sum, *sum), "{payee}: ledger, paid payments");
+        }
+        let waiting: u64 = payments
+            .iter()
+            .filter(|row| !row.state.is_terminal())
+            .map(|row| row.amount.units())
+            .sum();
+        assert_eq!(wallet.debits_posted.units(), paid.values().sum::<u64>(), "wallet's account");
+        assert_eq!(wallet.debits_pending.units(), waiting, "wallet's reservations");
+    }
+
+    async fn nonces_are_gapless(&self) {
+        let pool = SqlitePool::connect(&self.database()).await.unwrap();
+        for relayer in &self.card.relayers {
+            let next: i64 = sqlx::query("SELECT next FROM nonce WHERE sender = $1")
+                .bind(relayer.to_string())
+                .fetch_optional(&pool)
+                .await
+                .unwrap()
+                .map_or(0, |row| row.get(0));
+            assert_eq!(self.chain.nonce(*relayer).await, next.unsigned_abs(), "{relayer}");
+        }
+        pool.close().await;
+    }
+
+    async fn every_end_is_told_once(&self, payments: &[PaymentRow]) {
+        let pool = SqlitePool::connect(&self.database()).await.unwrap();
+        let rows = sqlx::query("SELECT payment_id, kind FROM outbox").fetch_all(&pool).await;
+        let mut told: HashMap<PaymentId, Vec<String>> = HashMap::new();
+        for row in rows.unwrap() {
+            told.entry(row.get::<String, _>(0).parse().unwrap()).or_default().push(row.get(1));
+        }
+        pool.close().await;
+        for row in payments {
+            let told = told.remove(&row.id).unwrap_or_default();
+            let kinds: &[&str] = match row.state {
+                State::Paid => &["payment.finalized"],
+                State::Failed => &["payment.failed"],
+                State::Rejected => &["payment.rejected"],
+                State::Expired => &["payment.expired"],
+                _ => &[],
+            };
+            assert_eq!(told, kinds, "{} is {}", row.id, row.state);
+        }
+        assert!(told.is_empty(), "told of payments that are not there: {told:?}");
+    }
+
+    /// What the daemon says is used is what the contract says is used, and what waits.
+    async fn windows_agree(&self, payments: &[PaymentRow]) {
+        for (name, entry) in &self.card.agents {
+            let room = self.chain.room(entry.address).await;
+            let told = self.agent(name.as_str()).permissions().await.unwrap();
+            let waiting: u64 = payments
+                .iter()
+                .filter(|row| row.agent == *name && !row.state.is_terminal())
+                .filter(|row| row.overrides & bursar::policy::overrides::AGENT_CAPS == 0)
+                .map(|row| row.amount.units())
+                .sum();
+            let used = U256::from(entry.day.units()) - room.day;
+            let view = told.limits.iter().find(|limit| limit.rule == "limits.day").unwrap();
+            let said: bursar::money::Usdc = view.used.parse().unwrap();
+            assert_eq!(U256::from(said.units()), used + U256::from(waiting), "{name}: day used");
+        }
+    }
+}

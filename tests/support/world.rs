@@ -1,0 +1,296 @@
+//! A devnet, a daemon, agents and operators: every part real, every part a process or a key of its
+//! own.
+
+use std::{fs, net::TcpListener, process::Command};
+
+use alloy::{
+    primitives::{Address, Bytes},
+    signers::local::PrivateKeySigner,
+    sol_types::SolCall,
+};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bursar::{
+    client::{AgentClient, ClientError, OperatorClient},
+    config::Config,
+    contract::Names,
+    devnet::{BlockTime, Devnet, Manifest, Options},
+    keys::{Passphrase, PassphraseArgs, operator},
+    payment::{Context, PaymentId, PaymentRequest, State},
+    refusal::Code,
+    review,
+    view::{PaymentView, ProposalView, ProposeBody, SignatureBody, TightenOrder, WalletView},
+};
+use ed25519_dalek::SigningKey;
+use tempfile::TempDir;
+
+use super::{Chain, Daemon, wait_for};
+
+type Edit<T> = Box<dyn FnOnce(&mut T)>;
+
+/// What a world differs in from a plain devnet.
+pub struct Plan {
+    block_time: BlockTime,
+    config: Edit<Config>,
+    policies: Vec<(&'static str, &'static str, &'static str)>,
+}
+
+impl Plan {
+    /// Blocks every 100 ms, a daemon that looks every 40 ms and gathers for 30 ms.
+    pub fn new() -> Self {
+        Self { block_time: BlockTime::Every(100), config: Box::new(|_| ()), policies: Vec::new() }
+    }
+
+    /// A block for each transaction, and none without: for tests that hold blocks in their hand.
+    pub fn automine(mut self) -> Self {
+        self.block_time = BlockTime::Automine;
+        self
+    }
+
+    /// Edits the daemon's configuration before its start.
+    pub fn config(mut self, edit: impl FnOnce(&mut Config) + 'static) -> Self {
+        self.config = Box::new(edit);
+        self
+    }
+
+    /// Replaces text of an agent's policy file, which must be there.
+    pub fn policy(mut self, agent: &'static str, from: &'static str, to: &'static str) -> Self {
+        self.policies.push((agent, from, to));
+        self
+    }
+
+    pub async fn start(self) -> World {
+        World::start(self).await
+    }
+}
+
+/// Everything a test needs.
+pub struct World {
+    daemon: Option<Daemon>,
+    /// The chain, seen directly.
+    pub chain: Chain,
+    /// Addresses, endpoints, files.
+    pub card: Manifest,
+    // Fields drop in order: the chain goes after the daemon, its files last.
+    _devnet: Devnet,
+    _dir: TempDir,
+}
+
+/// A request for a payment, with a reason and nothing else.
+pub fn request(payee: &str, amount: &str) -> PaymentRequest {
+    PaymentRequest {
+        payee: payee.to_owned(),
+        amount: amount.to_owned(),
+        currency: "USDC".to_owned(),
+        reason: "an integration test".to_owned(),
+        context: Context::default(),
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn passphrase(file: &std::path::Path) -> Passphrase {
+    let args = PassphraseArgs { passphrase_fd: None, passphrase_file: Some(file.to_owned()) };
+    args.read("").unwrap()
+}
+
+impl World {
+    async fn start(plan: Plan) -> Self {
+        let mut world = Self::without_daemon(plan).await;
+        world.restart().await;
+        world
+    }
+
+    async fn without_daemon(plan: Plan) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let devnet = Devnet::start(Options {
+            port: 0,
+            dir: dir.path().join("net"),
+            block_time: Some(plan.block_time),
+            daemon_port: free_port(),
+            ..Options::default()
+        })
+        .await
+        .unwrap();
+        let card = devnet.manifest().clone();
+        let mut config: Config =
+            toml::from_str(&fs::read_to_string(&card.config).unwrap()).unwrap();
+        config.chain.poll_ms = 40;
+        config.submit.batch_wait_ms = 30;
+        config.submit.resend_after_s = 1;
+        (plan.config)(&mut config);
+        fs::write(&card.config, toml::to_string(&config).unwrap()).unwrap();
+        for (agent, from, to) in plan.policies {
+            let path = &card.agents[&agent.parse().unwrap()].policy;
+            let text = fs::read_to_string(path).unwrap();
+            assert!(text.contains(from), "no `{from}` in the policy of {agent}");
+            fs::write(path, text.replace(from, to)).unwrap();
+        }
+        let chain = Chain::new(&card.rpc, card.usdc, card.wallet, card.deployer);
+        Self { daemon: None, chain, card, _devnet: devnet, _dir: dir }
+    }
+
+    /* THE DAEMON */
+
+    /// Is there a daemon to ask?
+    pub const fn runs(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.daemon.take().unwrap().kill();
+    }
+
+    /// SIGTERM, and its orderly end.
+    pub async fn stop(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+    }
+
+    /// Starts the daemon on what is there.
+    pub async fn restart(&mut self) {
+        assert!(self.daemon.is_none());
+        self.daemon = Some(Daemon::start(&self.card.config, &self.card.api).await);
+    }
+
+    /// The configuration as the daemon reads it.
+    pub fn config(&self) -> Config {
+        Config::read(&self.card.config).unwrap()
+    }
+
+    /// Runs another command of the real binary on this world's configuration; its exit code and
+    /// what it said.
+    pub fn bursar(&self, args: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_bursar"))
+            .args(args)
+            .env("BURSAR_CONFIG", &self.card.config)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    /* WHO ASKS */
+
+    /// An agent's request key.
+    pub fn request_key(&self, name: &str) -> SigningKey {
+        let file = &self.card.agents[&name.parse().unwrap()].request_key;
+        let text = fs::read_to_string(file).unwrap();
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim()).unwrap();
+        SigningKey::from_bytes(&bytes.try_into().unwrap())
+    }
+
+    pub fn agent(&self, name: &str) -> AgentClient {
+        AgentClient::new(&self.card.api, self.request_key(name)).unwrap()
+    }
+
+    /// An agent's address on chain.
+    pub fn address(&self, name: &str) -> Address {
+        self.card.agents[&name.parse().unwrap()].address
+    }
+
+    pub fn payee(&self, label: &str) -> Address {
+        self.card.payees[label].address
+    }
+
+    /// An operator's own key, out of its keystore.
+    pub fn operator_key(&self, index: usize) -> PrivateKeySigner {
+        let entry = &self.card.operators[index];
+        operator::open_keystore(&entry.keystore, &passphrase(&entry.passphrase_file)).unwrap()
+    }
+
+    pub fn operator(&self, index: usize) -> OperatorClient {
+        self.as_operator(self.operator_key(index))
+    }
+
+    /// A client of the operators' routes with any key.
+    pub fn as_operator(&self, key: PrivateKeySigner) -> OperatorClient {
+        OperatorClient::new(&self.card.api, key, self.card.chain_id, self.card.wallet).unwrap()
+    }
+
+    pub async fn wallet_view(&self) -> WalletView {
+        bursar::client::wallet(&self.card.api).await.unwrap()
+    }
+
+    /// Signs an approval as a careful operator does: after reviewing it.
+    pub async fn sign_approval(&self, id: PaymentId, key: &PrivateKeySigner) -> SignatureBody {
+        let view = self.operator(0).approval(id).await.unwrap();
+        let agent = self.card.agents[&view.payment.agent].address;
+        let review =
+            review::approval(&view, agent, &self.wallet_view().await, &Names::default()).unwrap();
+        review.sign(key).unwrap()
+    }
+
+    /// Lets operator `index` approve a payment.
+    pub async fn approve(&self, id: PaymentId, index: usize) {
+        let client = self.operator(index);
+        let body = self.sign_approval(id, client.key()).await;
+        client.approve(id, &body).await.unwrap();
+    }
+
+    /// Operator `index` orders a change that only tightens.
+    pub async fn order(&self, change: impl SolCall, index: usize) -> TightenOrder {
+        let deadline = u64::try_from(jiff::Timestamp::now().as_second()).unwrap() + 3_600;
+        let change: Bytes = change.abi_encode().into();
+        let wallet = self.wallet_view().await;
+        let order = review::tighten(change, deadline, &wallet, &Names::default()).unwrap();
+        order.sign(&self.operator_key(index)).unwrap()
+    }
+
+    pub async fn propose(&self, change: impl SolCall, label: Option<&str>) -> ProposalView {
+        let change = Bytes::from(change.abi_encode()).to_string();
+        let body = ProposeBody { change, label: label.map(str::to_owned) };
+        self.operator(0).propose(&body).await.unwrap()
+    }
+
+    pub async fn sign_proposal(
+        &self,
+        proposal: &ProposalView,
+        index: usize,
+    ) -> Result<ProposalView, ClientError> {
+        let wallet = self.wallet_view().await;
+        let review = review::proposal(proposal, &wallet, &Names::default()).unwrap();
+        let client = self.operator(index);
+        let body = review.sign(client.key()).unwrap();
+        client.sign_proposal(proposal.id, &body).await
+    }
+
+    /* WHAT COMES OF IT */
+
+    /// Asks for a payment that must be accepted.
+    pub async fn pay(&self, agent: &str, payee: &str, amount: &str, key: &str) -> PaymentView {
+        self.agent(agent).submit(&request(payee, amount), key).await.unwrap()
+    }
+
+    /// Waits until a payment is in a state.
+    pub async fn until(&self, payment: &PaymentView, state: State) -> PaymentView {
+        let client = self.agent(payment.agent.as_str());
+        wait_for(&format!("{} {state}", payment.id), async || {
+            let now = client.payment(payment.id).await.unwrap();
+            assert!(
+                now.state == state || !now.state.is_terminal(),
+                "{} is {}, not {state}: {:?}",
+                now.id,
+                now.state,
+                now.refusal
+            );
+            (now.state == state).then_some(now)
+        })
+        .await
+    }
+}
+
+/// The code a call was refused with.
+pub trait RefusedWith {
+    fn code(self) -> Code;
+}
+
+impl<T: std::fmt::Debug> RefusedWith for Result<T, ClientError> {
+    fn code(self) -> Code {
+        match self.unwrap_err() {
+            ClientError::Refused(problem) => problem.refusal.code,
+            other => panic!("not refused, but: {other}"),
+        }
+    }
+}
