@@ -1,7 +1,7 @@
 //! The JSON that surfaces show: payments, permissions, approvals, agents, payees, proposals.
 //!
 //! Amounts are decimal strings; `*_units` stand beside them where a signature depends on them.
-//! Times are RFC 3339 in UTC. Addresses are checksummed.
+//! Times are RFC 3339 in UTC. Addresses and hashes are lower-case hexadecimal.
 
 use alloy::primitives::{Address, B256};
 use jiff::Timestamp;
