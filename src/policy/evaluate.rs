@@ -254,8 +254,9 @@ impl<'a> Judge<'a> {
         let payee = self.question.payee;
         let payable = payee != Address::ZERO && !self.question.reserved.contains(&payee);
         self.must("payment.payee", Some(payee.to_string()), payable, || {
-            let detail =
-                format!("{payee} is zero, the wallet, the token or the agent itself: never a payee");
+            let detail = format!(
+                "{payee} is zero, the wallet, the token or the agent itself: never a payee"
+            );
             Refusal::new(Code::Unprocessable, detail).hint("name a registered payee")
         });
     }
