@@ -5,7 +5,7 @@
 //! postings and the payments that are called paid. Nothing is taken from the daemon's own view of
 //! the chain.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use alloy::{
     primitives::{Address, B256, U256},
@@ -20,13 +20,15 @@ use crate::{
     contract::{IPolicyWallet, IUsdc},
     money::Usdc,
     rpc::{Rpc, RpcError},
-    store::{Posting, SettledPayment, Store, StoreError},
+    store::{PaymentRow, Posting, SettledPayment, Store, StoreError},
 };
 
 /// Blocks in one question for logs: nodes refuse wide ones.
 const BLOCKS: u64 = 2_000;
 /// Payments read at once.
 const PAGE: u32 = 1_000;
+/// Times the books are read until nothing settles meanwhile.
+const TRIES: u32 = 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -45,24 +47,31 @@ pub enum ReconcileError {
         /// What the configuration says.
         expected: u64,
     },
+    /// Payments settle faster than the books can be read.
+    #[error("the books change while they are read: try again when fewer payments settle")]
+    Busy,
     /// A log or an answer that USDC or the wallet does not give.
     #[error("the node's answer makes no sense: {0}")]
     Nonsense(&'static str),
 }
 
-/// One payee, three ways.
+/// One payee, by the chain and by the books.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PayeeLine {
     /// The payee.
     pub payee: Address,
-    /// Sum of the chain's transfers from the wallet, without withdrawals.
+    /// Sum of the chain's transfers from the wallet up to the block, without withdrawals.
     pub received: Usdc,
+    /// Sum of the payments called paid up to the block.
+    pub paid: Usdc,
+    /// On chain up to the block, and not final in the books yet.
+    pub in_flight: Usdc,
+    /// Sum of the payments called paid after the block: none, where nothing settles meanwhile.
+    pub later: Usdc,
     /// What the ledger's account says.
     pub posted: Usdc,
     /// The sum of the ledger's transfers to it.
     pub transfers: Usdc,
-    /// On chain, and not final in the books yet.
-    pub in_flight: Usdc,
     /// Its whole USDC balance, wherever that came from.
     pub balance: U256,
 }
@@ -72,13 +81,14 @@ impl PayeeLine {
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.posted == self.transfers
-            && self.posted.checked_add(self.in_flight) == Some(self.received)
+            && self.paid.checked_add(self.later) == Some(self.posted)
+            && self.paid.checked_add(self.in_flight) == Some(self.received)
     }
 
-    /// Does the payee hold exactly what the ledger posted? True of one that is new and never pays.
+    /// Does the payee hold exactly what it got? True of one that is new and never pays.
     #[must_use]
     pub fn holds_only_this(&self) -> bool {
-        self.balance == U256::from(self.posted.units())
+        self.balance == U256::from(self.received.units())
     }
 }
 
@@ -150,10 +160,7 @@ pub async fn reconcile(
     if found != config.chain_id {
         return Err(ReconcileError::WrongChain { found, expected: config.chain_id });
     }
-    // The books first: what they post while the chain is read would look like a missing transfer.
-    let postings = store.postings().await?;
-    let settled = all_settled(store).await?;
-    let open = store.payments_open().await?;
+    // The block first: whatever it holds, the books know by the time they are read.
     let block = rpc.latest().await?.height().saturating_sub(config.confirmations - 1);
 
     let mut chain = Chain::default();
@@ -163,16 +170,18 @@ pub async fn reconcile(
         chain.read(config, rpc, from, to).await?;
         from = to + 1;
     }
+    let books = Books::read(store).await?;
+
     // Whatever the books and the chain share cancels out; what is left has one side only.
     let mut balance: HashMap<Movement, i64> = HashMap::new();
     for movement in &chain.paid {
         *balance.entry(movement.clone()).or_default() += 1;
     }
-    for payment in &settled {
+    for payment in books.settled.iter().filter(|payment| payment.block <= block) {
         *balance.entry(payment.movement()).or_default() -= 1;
     }
     let mut in_flight = BTreeMap::<Address, Usdc>::new();
-    for payment in &open {
+    for payment in &books.open {
         let Some(transaction) = payment.tx_hash else { continue };
         let movement = Movement { transaction, payee: payment.payee, amount: payment.amount };
         if let Some(left) = balance.get_mut(&movement).filter(|left| **left > 0) {
@@ -191,7 +200,7 @@ pub async fn reconcile(
     unexplained.sort();
     missing.sort();
 
-    let payees = lines(config, rpc, block, &postings, &chain.paid, &in_flight).await?;
+    let payees = lines(config, rpc, block, &books, &chain.paid, &in_flight).await?;
     let sum = |movements: &[Movement]| {
         movements.iter().fold(U256::ZERO, |sum, m| sum + U256::from(m.amount.units()))
     };
@@ -202,8 +211,11 @@ pub async fn reconcile(
         deposited: chain.deposited,
         withdrawn: chain.withdrawn,
         paid: sum(&chain.paid),
-        ledger_paid: postings.iter().fold(Usdc::ZERO, |sum, p| sum.saturating_add(p.posted)),
-        payments: settled.len() as u64,
+        ledger_paid: books
+            .postings
+            .iter()
+            .fold(Usdc::ZERO, |sum, posting| sum.saturating_add(posting.posted)),
+        payments: books.settled.len() as u64,
         unexplained,
         missing,
     })
@@ -215,15 +227,34 @@ impl SettledPayment {
     }
 }
 
-async fn all_settled(store: &Store) -> Result<Vec<SettledPayment>, StoreError> {
-    let mut all: Vec<SettledPayment> = Vec::new();
-    loop {
-        let page = store.settled_after(all.last().map(|payment| payment.id), PAGE).await?;
-        let full = page.len() == PAGE as usize;
-        all.extend(page);
-        if !full {
-            return Ok(all);
+/// What the books say, all of one moment.
+struct Books {
+    postings: Vec<Posting>,
+    settled: Vec<SettledPayment>,
+    open: Vec<PaymentRow>,
+}
+
+impl Books {
+    async fn read(store: &Store) -> Result<Self, ReconcileError> {
+        let mut postings = store.postings().await?;
+        for _ in 0..TRIES {
+            let open = store.payments_open().await?;
+            let mut settled: Vec<SettledPayment> = Vec::new();
+            loop {
+                let page = store.settled_after(settled.last().map(|p| p.id), PAGE).await?;
+                let full = page.len() == PAGE as usize;
+                settled.extend(page);
+                if !full {
+                    break;
+                }
+            }
+            let after = store.postings().await?;
+            if after == postings {
+                return Ok(Self { postings, settled, open });
+            }
+            postings = after;
         }
+        Err(ReconcileError::Busy)
     }
 }
 
@@ -231,7 +262,7 @@ async fn lines(
     config: &ChainConfig,
     rpc: &Rpc,
     block: u64,
-    postings: &[Posting],
+    books: &Books,
     paid: &[Movement],
     in_flight: &BTreeMap<Address, Usdc>,
 ) -> Result<Vec<PayeeLine>, ReconcileError> {
@@ -239,18 +270,31 @@ async fn lines(
     for movement in paid {
         add(&mut received, movement.payee, movement.amount);
     }
-    for posting in postings {
-        received.entry(posting.payee).or_default();
+    let (mut before, mut later) = (BTreeMap::new(), BTreeMap::new());
+    for payment in &books.settled {
+        let sums = if payment.block <= block { &mut before } else { &mut later };
+        add(sums, payment.payee, payment.amount);
     }
-    let mut lines = Vec::with_capacity(received.len());
-    for (payee, received) in received {
-        let posting = postings.iter().find(|posting| posting.payee == payee);
+    let postings: BTreeMap<Address, &Posting> =
+        books.postings.iter().map(|posting| (posting.payee, posting)).collect();
+    let everyone: BTreeSet<Address> = [&received, &before, &later]
+        .into_iter()
+        .flat_map(BTreeMap::keys)
+        .chain(postings.keys())
+        .copied()
+        .collect();
+    let mut lines = Vec::with_capacity(everyone.len());
+    for payee in everyone {
+        let of = |sums: &BTreeMap<Address, Usdc>| sums.get(&payee).copied().unwrap_or_default();
+        let posting = postings.get(&payee);
         lines.push(PayeeLine {
             payee,
-            received,
+            received: of(&received),
+            paid: of(&before),
+            in_flight: of(in_flight),
+            later: of(&later),
             posted: posting.map_or(Usdc::ZERO, |posting| posting.posted),
             transfers: posting.map_or(Usdc::ZERO, |posting| posting.transfers),
-            in_flight: in_flight.get(&payee).copied().unwrap_or_default(),
             balance: balance_of(config, rpc, payee, block).await?,
         });
     }
@@ -308,7 +352,8 @@ impl Chain {
     }
 }
 
-const NOT_A_TRANSFER: ReconcileError = ReconcileError::Nonsense("a log that is not the event asked for");
+const NOT_A_TRANSFER: ReconcileError =
+    ReconcileError::Nonsense("a log that is not the event asked for");
 
 fn hash_of(log: &Log) -> Result<B256, ReconcileError> {
     log.transaction_hash.ok_or(ReconcileError::Nonsense("a log without a transaction"))

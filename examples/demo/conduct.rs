@@ -127,7 +127,7 @@ async fn play(
     tally.show(&devnet).await?;
     daemon.stop().await?;
     let config = devnet.config.to_str().context("the directory's name is not text")?;
-    check(bursar, &["reconcile", "--config", config])?;
+    check(bursar, &["reconcile", "--balances", "--config", config])?;
     check(bursar, &["audit", "verify", "--config", config])?;
     chain.stop().await?;
     tally.verdict()

@@ -23,8 +23,8 @@ pub struct Args {
     /// The daemon's configuration file: it names chain and store.
     #[arg(long, env = "BURSAR_CONFIG", default_value = "bursar.toml")]
     config: PathBuf,
-    /// Ask for more: each payee's whole balance is what the ledger posted. True where payees are
-    /// new and never pay, as on a devnet.
+    /// Ask for more: each payee's whole balance is what it got. True where payees are new and never
+    /// pay, as on a devnet.
     #[arg(long)]
     balances: bool,
     /// Print JSON.
@@ -53,14 +53,13 @@ pub fn run(args: Args) -> Result<(), CliError> {
         print!("{}", page(&config, &report));
     }
     if !report.agrees() {
-        return Err(CliError::new(Kind::Mismatch, "chain and books differ").hint(
-            "`bursar audit show PAYMENT` tells a payment's story; freeze first, ask then",
-        ));
+        return Err(CliError::new(Kind::Mismatch, "chain and books differ")
+            .hint("`bursar audit show PAYMENT` tells a payment's story; freeze first, ask then"));
     }
     if !exact {
         return Err(CliError::new(
             Kind::Mismatch,
-            "a payee's whole balance is not what the ledger posted",
+            "a payee's whole balance is not what it got from the wallet",
         ));
     }
     Ok(())
