@@ -91,7 +91,7 @@ async fn play(
         running.insert(name.to_string(), ());
     }
     let mut view = Progress::new(&devnet, &lines);
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(&lines);
     let mut to_kill = kill.then_some(lines.len() * KILL_AT / 100);
     while !running.is_empty() {
         let Heard { who, what } = inbox.recv().await.context("every process has ended")?;

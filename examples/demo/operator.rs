@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use alloy::sol_types::SolCall as _;
+use alloy::{primitives::B256, sol_types::SolCall as _};
 use anyhow::{Context as _, bail};
 use bursar::{
     client::{self, ClientError, OperatorClient},
@@ -108,11 +108,9 @@ impl Operator<'_> {
         let review = review::approval(view, agent.address, &self.wallet, &self.names)?;
         let body = review.sign(self.client.key())?;
         self.client.approve(view.payment.id, &body).await?;
-        let (overrides, digest) = (view.overrides.join(", "), review.digest);
-        Note::Operator {
-            text: format!("signs: {} (sets aside: {overrides}; digest {digest:.8}…)", review.title),
-        }
-        .send();
+        let (overrides, digest) = (view.overrides.join(", "), short(&review.digest));
+        let text = format!("signs {digest}: {}; sets aside: {overrides}", review.title);
+        Note::Operator { text }.send();
         Ok(())
     }
 
@@ -138,4 +136,8 @@ impl Operator<'_> {
         .send();
         Ok(())
     }
+}
+
+fn short(hash: &B256) -> String {
+    hash.to_string().chars().take(10).chain(['…']).collect()
 }

@@ -9,7 +9,7 @@ use alloy::{
 use anyhow::{Context as _, bail};
 use bursar::{cli::table::table, devnet::Manifest, money::Usdc, payment::State, view::PaymentView};
 
-use crate::script::Note;
+use crate::script::{Line, Note, Verdict};
 
 /// Everything that was said.
 #[derive(Default)]
@@ -21,9 +21,17 @@ pub struct Tally {
     lines: usize,
     /// What operators did.
     decisions: u32,
+    /// Keys of the payments that operators are to sign.
+    signed: BTreeSet<String>,
 }
 
 impl Tally {
+    /// Starts at nothing.
+    pub fn new(lines: &[Line]) -> Self {
+        let signed = lines.iter().filter(|line| line.operators == Some(Verdict::Approve));
+        Self { signed: signed.map(|line| line.key.clone()).collect(), ..Self::default() }
+    }
+
     /// Counts a note.
     pub fn note(&mut self, who: &str, note: Note) {
         match note {
@@ -87,8 +95,7 @@ impl Tally {
             };
             let own: Vec<_> = self.payments.iter().filter(|p| p.agent.as_str() == agent).collect();
             let paid: Vec<_> = own.iter().filter(|p| p.state == State::Paid).collect();
-            // The refusal beside a payment is the reason why operators were asked.
-            let asked = paid.iter().filter(|p| p.refusal.is_some()).count();
+            let asked = paid.iter().filter(|p| self.signed.contains(&p.idempotency_key)).count();
             let rejected = own.iter().filter(|p| p.state == State::Rejected).count();
             let sum = paid.iter().fold(Usdc::ZERO, |sum, p| sum.saturating_add(p.amount));
             shown.add_row([
@@ -147,7 +154,7 @@ impl Tally {
         let mut waits: Vec<i64> = self
             .payments
             .iter()
-            .filter(|p| p.state == State::Paid && p.refusal.is_none())
+            .filter(|p| p.state == State::Paid && !self.signed.contains(&p.idempotency_key))
             .map(|p| p.updated_at.as_millisecond() - p.created_at.as_millisecond())
             .collect();
         waits.sort_unstable();
@@ -166,8 +173,8 @@ impl Tally {
             &per(gas_single, single),
         ]);
         shown.add_row(["gas a payment, all", &per(gas_batched + gas_single, batches + single)]);
-        shown.add_row(["accepted to final, p50", &at(50)]);
-        shown.add_row(["accepted to final, p95", &at(95)]);
+        shown.add_row(["accepted to final, without operators, p50", &at(50)]);
+        shown.add_row(["accepted to final, without operators, p95", &at(95)]);
         shown.add_row(["accepted to final, longest (over the kill)", &at(100)]);
         shown.add_row(["operators' decisions", &self.decisions.to_string()]);
         Ok(shown)
