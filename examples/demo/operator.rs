@@ -3,7 +3,10 @@
 //! It does what `bursar approve`, `reject` and `freeze` do: the typed data is decoded and hashed again
 //! here, and only what has been shown in words is signed, with a key that the daemon never sees.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use alloy::{primitives::B256, sol_types::SolCall as _};
 use anyhow::{Context as _, bail};
@@ -21,6 +24,8 @@ use crate::script::{Line, Note, Verdict};
 
 /// Looks at the list this often. The conductor ends the process.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a daemon may be away at the start.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// An order to freeze is void after this many seconds.
 const ORDER_S: i64 = 600;
 
@@ -44,7 +49,7 @@ pub async fn run(devnet: &Manifest, name: &AgentId, lines: &[Line]) -> anyhow::R
         lines,
         leads: place == 0,
         client: OperatorClient::new(&devnet.api, key, devnet.chain_id, devnet.wallet)?,
-        wallet: client::wallet(&devnet.api).await?,
+        wallet: wallet(&devnet.api).await?,
         names,
     };
     let mut done = BTreeSet::new();
@@ -59,11 +64,25 @@ pub async fn run(devnet: &Manifest, name: &AgentId, lines: &[Line]) -> anyhow::R
     }
 }
 
+/// Asks whose operator this is, while the daemon may be away.
+async fn wallet(origin: &str) -> anyhow::Result<WalletView> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client::wallet(origin).await.map_err(anyhow::Error::from) {
+            Err(error) if passes(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(LOOK).await;
+            }
+            known => return known,
+        }
+    }
+}
+
 fn passes(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Unreachable { .. }) => true,
+        // Approved, rejected or frozen by someone else in the meantime; or not now.
         Some(ClientError::Refused(problem)) => matches!(problem.status, 404 | 409 | 500..),
-        _ => false,
+        Some(ClientError::Unexpected { .. } | ClientError::Unsendable(_)) | None => false,
     }
 }
 
