@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, bail};
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use anyhow::bail;
 use bursar::{
     auth::{Request, agent, fresh_nonce},
+    keys::read_agent_key,
     view::PaymentView,
 };
 use ed25519_dalek::SigningKey;
@@ -84,9 +84,7 @@ pub struct Client {
 impl Client {
     /// Reads the agent's request key from its file.
     pub fn open(origin: &str, key: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(key).with_context(|| key.display().to_string())?;
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim())?;
-        let key = SigningKey::from_bytes(bytes.as_slice().try_into()?);
+        let key = read_agent_key(key)?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
         Ok(Self { origin: origin.to_owned(), key, http })
     }
