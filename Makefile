@@ -40,7 +40,7 @@ test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil.
 	$(CARGO_TEST) --locked
 
 bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
-	cargo bench --locked
+	cargo bench --locked --bench load
 
 lint: $(NODE) ## Formats and lints, nothing changed.
 	cargo fmt --check
