@@ -78,9 +78,12 @@ fn page(config: &Config, report: &Report) -> String {
     };
     let mut payees =
         table(&["payee", "got on chain", "posted in the ledger", "in flight", "balance", "agree"]);
-    for line in &report.payees {
+    let mut lines: Vec<(String, &PayeeLine)> =
+        report.payees.iter().map(|line| (label(line), line)).collect();
+    lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (label, line) in lines {
         payees.add_row([
-            label(line),
+            label,
             line.received.to_string(),
             line.posted.to_string(),
             line.in_flight.to_string(),

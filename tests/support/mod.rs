@@ -6,8 +6,8 @@ mod oracle;
 mod proxy;
 mod world;
 
-pub use chain::Chain;
 pub use chain::Transfer;
+pub use chain::{Chain, mintCall};
 pub use daemon::Daemon;
 pub use proxy::Proxy;
 pub use world::{Plan, RefusedWith, World, request};
