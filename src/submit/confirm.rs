@@ -72,8 +72,8 @@ fn confirmations(inner: &Inner) -> u64 {
 }
 
 async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
-    let flights: Vec<Flight> =
-        inner.flights.all().into_iter().filter(|flight| flight.sends > 0).collect();
+    // Also what this run has not sent yet: a former run may have, and a head is looked at once.
+    let flights: Vec<Flight> = inner.flights.all();
     if flights.is_empty() {
         return Ok(());
     }
@@ -116,7 +116,9 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
                     return Err(error);
                 }
             }
-            (Some((receipt, block)), Some(_)) if flight.open.tx.block != Some(block.height()) => {
+            // Where it stood at the last look: nothing to note.
+            (Some((_, block)), _) if flight.open.tx.block == Some(block.height()) => {}
+            (Some((receipt, block)), _) => {
                 place(inner, &flight.open, Some((receipt.transaction_hash, block.height())))
                     .await?;
             }
