@@ -8,7 +8,6 @@ mod audit;
 mod ledger;
 mod payment;
 mod registry;
-mod settled;
 mod tx;
 
 use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
@@ -21,7 +20,6 @@ pub use self::{
     ledger::Posting,
     payment::{ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
-    settled::SettledPayment,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 

@@ -4,4 +4,3 @@ mod devnet;
 /// Needs Linux for setsid(1) and `/dev/fd` semantics.
 #[cfg(target_os = "linux")]
 mod init;
-mod reconcile;

@@ -1,19 +1,8 @@
 //! What is above an agent's authority: operators decide, and nobody else.
 
-use bursar::{
-    contract::IPolicyWallet,
-    keys::{Keys, Mnemonic},
-    payment::State,
-    refusal::Code,
-};
+use bursar::{contract::IPolicyWallet, payment::State, refusal::Code};
 
 use crate::support::{Plan, RefusedWith};
-
-/// The devnet's seed, whose words are public: what a thief of the daemon's keys would have.
-fn daemon_keys() -> Keys {
-    let words = "legal winner thank year wave sausage worth useful legal winner thank yellow";
-    Keys::from_mnemonic(&Mnemonic::parse(words).unwrap()).unwrap()
-}
 
 #[tokio::test]
 async fn a_large_payment_takes_two_operators() {
@@ -25,7 +14,7 @@ async fn a_large_payment_takes_two_operators() {
     assert_eq!(world.chain.usdc_of(asked.payee).await, 0);
 
     // The daemon's keys, a stranger, and an operator who signs twice make no quorum.
-    let keys = daemon_keys();
+    let keys = world.daemon_keys();
     for key in [keys.agent(0).unwrap(), keys.relayer(0).unwrap(), keys.relayer(1).unwrap()] {
         let body = world.sign_approval(asked.id, &key).await;
         assert_eq!(world.as_operator(key).approve(asked.id, &body).await.code(), Code::NotOperator);

@@ -1,5 +1,12 @@
 //! The engine against a real chain: every case ends with the oracle.
 
 mod approvals;
+mod audit;
+mod crashes;
+mod digests;
+mod governance;
 mod idempotency;
+mod node;
 mod payments;
+mod restart;
+mod usdc;

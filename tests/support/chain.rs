@@ -22,7 +22,7 @@ pub struct Chain {
 }
 
 /// USDC's owner's verbs on the devnet.
-mod owner {
+pub mod owner {
     alloy::sol! {
         function pause() external;
         function unpause() external;
@@ -31,7 +31,6 @@ mod owner {
         function mint(address to, uint256 amount) external returns (bool);
     }
 }
-pub use owner::{blacklistCall, mintCall, pauseCall, unBlacklistCall, unpauseCall};
 
 /// One USDC transfer out of the wallet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,10 +65,6 @@ impl Chain {
 
     pub async fn automine(&self, on: bool) {
         self.rpc("evm_setAutomine", json!([on])).await;
-    }
-
-    pub async fn height(&self) -> u64 {
-        self.node.get_block_number().await.unwrap()
     }
 
     /// Moves the chain's clock, and mines a block that shows it.

@@ -1,13 +1,13 @@
 //! What the integration tests share: a world of real processes, and the oracle that judges it.
 
-mod chain;
+pub mod chain;
 mod daemon;
 mod oracle;
 mod proxy;
 mod world;
 
+pub use chain::Chain;
 pub use chain::Transfer;
-pub use chain::{Chain, mintCall};
 pub use daemon::Daemon;
 pub use proxy::Proxy;
 pub use world::{Plan, RefusedWith, World, request};

@@ -14,7 +14,7 @@ use bursar::{
     config::Config,
     contract::Names,
     devnet::{BlockTime, Devnet, Manifest, Options},
-    keys::{Passphrase, PassphraseArgs, operator},
+    keys::{Keys, Passphrase, PassphraseArgs, operator},
     payment::{Context, PaymentId, PaymentRequest, State},
     refusal::Code,
     review,
@@ -59,7 +59,14 @@ impl Plan {
     }
 
     pub async fn start(self) -> World {
-        World::start(self).await
+        let mut world = self.without_daemon().await;
+        world.restart().await;
+        world
+    }
+
+    /// Everything but the daemon: [`World::restart`] starts it.
+    pub async fn without_daemon(self) -> World {
+        World::without_daemon(self).await
     }
 }
 
@@ -96,12 +103,6 @@ fn passphrase(file: &std::path::Path) -> Passphrase {
 }
 
 impl World {
-    async fn start(plan: Plan) -> Self {
-        let mut world = Self::without_daemon(plan).await;
-        world.restart().await;
-        world
-    }
-
     async fn without_daemon(plan: Plan) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let devnet = Devnet::start(Options {
@@ -114,13 +115,6 @@ impl World {
         .await
         .unwrap();
         let card = devnet.manifest().clone();
-        let mut config: Config =
-            toml::from_str(&fs::read_to_string(&card.config).unwrap()).unwrap();
-        config.chain.poll_ms = 40;
-        config.submit.batch_wait_ms = 30;
-        config.submit.resend_after_s = 1;
-        (plan.config)(&mut config);
-        fs::write(&card.config, toml::to_string(&config).unwrap()).unwrap();
         for (agent, from, to) in plan.policies {
             let path = &card.agents[&agent.parse().unwrap()].policy;
             let text = fs::read_to_string(path).unwrap();
@@ -128,7 +122,22 @@ impl World {
             fs::write(path, text.replace(from, to)).unwrap();
         }
         let chain = Chain::new(&card.rpc, card.usdc, card.wallet, card.deployer);
-        Self { daemon: None, chain, card, _devnet: devnet, _dir: dir }
+        let world = Self { daemon: None, chain, card, _devnet: devnet, _dir: dir };
+        world.configure(|config| {
+            config.chain.poll_ms = 40;
+            config.submit.batch_wait_ms = 30;
+            config.submit.resend_after_s = 1;
+            (plan.config)(config);
+        });
+        world
+    }
+
+    /// Edits the configuration: the next start reads it.
+    pub fn configure(&self, edit: impl FnOnce(&mut Config)) {
+        let text = fs::read_to_string(&self.card.config).unwrap();
+        let mut config: Config = toml::from_str(&text).unwrap();
+        edit(&mut config);
+        fs::write(&self.card.config, toml::to_string(&config).unwrap()).unwrap();
     }
 
     /* THE DAEMON */
@@ -220,6 +229,12 @@ impl World {
         let review =
             review::approval(&view, agent, &self.wallet_view().await, &Names::default()).unwrap();
         review.sign(key).unwrap()
+    }
+
+    /// The agents' chain keys and the relayers': the devnet's words are public.
+    pub fn daemon_keys(&self) -> Keys {
+        let config = self.config();
+        Keys::unlock(&config.seed, &passphrase(&config.passphrase_file.unwrap())).unwrap()
     }
 
     /// Lets operator `index` approve a payment.

@@ -1,0 +1,115 @@
+//! The daemon dies at random moments under load, and clients ask again under the same keys.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bursar::{
+    client::{AgentClient, ClientError},
+    payment::{PaymentId, PaymentRequest, State},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::task::JoinSet;
+
+use crate::support::{Plan, World, request, seed};
+
+const LANES: [(&str, &str); 4] = [
+    ("atlas", "acme-data"),
+    ("borealis", "gpu-harbor"),
+    ("atlas", "llm-hub"),
+    ("dune", "devtools-co"),
+];
+/// Purchases of one lane at most: below the agents' hourly counts.
+const LANE_LIMIT: u32 = 180;
+
+/// Asks until there is an answer, as an agent with a stored key does.
+async fn insist(client: &AgentClient, body: &PaymentRequest, key: &str) -> PaymentId {
+    loop {
+        match client.submit(body, key).await {
+            Ok(payment) => return payment.id,
+            Err(ClientError::Refused(problem)) => {
+                assert!(problem.refusal.code.status() >= 500, "{key}: {problem:?}");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+fn body(lane: usize, n: u32) -> PaymentRequest {
+    request(LANES[lane].1, &format!("0.{:04}", 1 + n))
+}
+
+/// Keeps buying in every lane until told to stop; returns what was promised for each key.
+fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, PaymentId)>> {
+    let mut lanes = JoinSet::new();
+    for (lane, (agent, _)) in LANES.into_iter().enumerate() {
+        let (client, stop) = (world.agent(agent), Arc::clone(stop));
+        lanes.spawn(async move {
+            let mut promised = Vec::new();
+            for n in 0..LANE_LIMIT {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let id = insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await;
+                promised.push((lane, n, id));
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+            promised
+        });
+    }
+    lanes
+}
+
+/// Every promise is kept, exactly once, and the daemon still knows it.
+async fn promises_are_kept(world: &World, lanes: JoinSet<Vec<(usize, u32, PaymentId)>>) {
+    let promised: Vec<_> = lanes.join_all().await.into_iter().flatten().collect();
+    assert!(promised.len() >= LANES.len(), "there was no load");
+    world.judge().await;
+    let rows: BTreeMap<_, _> =
+        world.payments().await.into_iter().map(|row| (row.id, row)).collect();
+    assert_eq!(rows.len(), promised.len(), "payments, promises");
+    for (lane, n, id) in &promised {
+        let row = rows.get(id).unwrap_or_else(|| panic!("{id} was promised and is not there"));
+        assert_eq!(row.state, State::Paid, "{id}: {:?}", row.refusal);
+        assert_eq!(row.idempotency_key, format!("load-{lane}-{n}"));
+    }
+    let (lane, n, id) = promised[promised.len() / 2];
+    let client = world.agent(LANES[lane].0);
+    assert_eq!(insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await, id);
+}
+
+#[tokio::test]
+async fn killed_at_random_under_load_it_loses_and_doubles_nothing() {
+    let kills = std::env::var("BURSAR_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
+    let mut rng = StdRng::seed_from_u64(seed("BURSAR_TEST_SEED"));
+    let mut world = Plan::new().start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes = load(&world, &stop);
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(rng.gen_range(1..350))).await;
+        world.kill();
+        world.restart().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    promises_are_kept(&world, lanes).await;
+}
+
+#[tokio::test]
+async fn told_to_end_under_load_it_ends_in_order_and_loses_nothing() {
+    let mut world = Plan::new().start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes = load(&world, &stop);
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.stop().await;
+        world.restart().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    promises_are_kept(&world, lanes).await;
+}

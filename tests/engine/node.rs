@@ -1,0 +1,171 @@
+//! What a node and a chain may do to a transaction on its way.
+
+use std::time::Duration;
+
+use bursar::payment::State;
+use serde_json::json;
+
+use crate::support::{Plan, Proxy, wait_for};
+
+/// Long enough for the daemon to look at a new head twice.
+async fn a_look() {
+    tokio::time::sleep(Duration::from_millis(250)).await;
+}
+
+#[tokio::test]
+async fn somebody_else_relays_our_batch_first() {
+    let world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let ours = [
+        world.pay("atlas", "acme-data", "5", "foreign-1").await,
+        world.pay("atlas", "llm-hub", "6", "foreign-2").await,
+        world.pay("dune", "devtools-co", "7", "foreign-3").await,
+    ];
+    for payment in &ours {
+        world.until(payment, State::Broadcast).await;
+    }
+    // The same signed lists out of the pool, from somebody who pays more.
+    let mut foreign = Vec::new();
+    for (_, input) in world.chain.pool_of(&world.card.relayers).await {
+        foreign
+            .push(world.chain.queue_from(world.card.deployer, world.card.wallet, input, 100).await);
+    }
+    world.chain.mine().await;
+    for payment in &ours {
+        let paid = world.until(payment, State::Paid).await;
+        assert!(foreign.contains(&paid.transaction.unwrap()), "{paid:?}");
+    }
+    world.judge().await;
+
+    // Again, with ours in a later block than theirs.
+    let late = world.pay("atlas", "acme-data", "8", "foreign-4").await;
+    world.until(&late, State::Broadcast).await;
+    let (hash, input) = world.chain.pool_of(&world.card.relayers).await.remove(0);
+    world.chain.drop_tx(hash).await;
+    let theirs = world.chain.queue_from(world.card.deployer, world.card.wallet, input, 100).await;
+    world.chain.mine().await;
+    wait_for("our bytes again", async || {
+        let pool = world.chain.pool_of(&world.card.relayers).await;
+        pool.iter().any(|(again, _)| *again == hash).then_some(())
+    })
+    .await;
+    world.chain.mine().await;
+    assert_eq!(world.until(&late, State::Paid).await.transaction, Some(theirs));
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_reorganisation_takes_a_payment_out_and_it_is_sent_again() {
+    let plan = Plan::new().automine().config(|config| config.chain.confirmations = 3);
+    let world = plan.start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "reorg").await;
+    world.until(&payment, State::Broadcast).await;
+    world.chain.mine().await;
+    world.until(&payment, State::Included).await;
+    world.chain.mine().await;
+    a_look().await;
+    let shallow = world.agent("atlas").payment(payment.id).await.unwrap();
+    assert_eq!(shallow.state, State::Included, "at depth 2 of 3");
+    let (_, story) = world.bursar(&["audit", "show", &payment.id.to_string()]);
+    assert!(!story.contains("reorganised"), "nothing fell out yet:\n{story}");
+
+    world.chain.rpc("anvil_reorg", json!([2, []])).await;
+    assert_eq!(world.chain.usdc_of(payment.payee).await, 0);
+    wait_for("the same bytes in the pool again", async || {
+        let pool = world.chain.pool_of(&world.card.relayers).await;
+        pool.iter().any(|(hash, _)| Some(*hash) == shallow.transaction).then_some(())
+    })
+    .await;
+    world.until(&payment, State::Broadcast).await;
+    for depth in 1..=2 {
+        world.chain.mine().await;
+        a_look().await;
+        let early = world.agent("atlas").payment(payment.id).await.unwrap();
+        assert_eq!(early.state, State::Included, "at depth {depth} of 3");
+    }
+    world.chain.mine().await;
+    world.until(&payment, State::Paid).await;
+    let (_, story) = world.bursar(&["audit", "show", &payment.id.to_string()]);
+    assert!(story.contains("payment.reorganised"), "{story}");
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn dropped_from_the_pool_the_same_bytes_go_out_again() {
+    let world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "dropped").await;
+    world.until(&payment, State::Broadcast).await;
+    for _ in 0..2 {
+        let (hash, _) = wait_for("the transaction in the pool", async || {
+            world.chain.pool_of(&world.card.relayers).await.pop()
+        })
+        .await;
+        world.chain.drop_tx(hash).await;
+        wait_for("the same transaction again", async || {
+            let mut pool = world.chain.pool_of(&world.card.relayers).await;
+            assert!(pool.iter().all(|(again, _)| *again == hash), "other bytes: {pool:?}");
+            pool.pop()
+        })
+        .await;
+    }
+    world.chain.mine().await;
+    world.until(&payment, State::Paid).await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_dead_node_delays_payments_and_loses_none() {
+    let mut world = Plan::new().without_daemon().await;
+    let wire = Proxy::start(&world.card.rpc).await;
+    let url = wire.url();
+    world.configure(|config| config.chain.rpc = vec![url]);
+    world.restart().await;
+    let before = world.pay("atlas", "acme-data", "1", "wire-0").await;
+    world.until(&before, State::Paid).await;
+
+    wire.cut();
+    let mut waiting = Vec::new();
+    for n in 1..=5 {
+        let key = format!("wire-{n}");
+        waiting.push(world.pay("atlas", "acme-data", &format!("1.{n}"), &key).await);
+    }
+    a_look().await;
+    a_look().await;
+    let ready = reqwest::get(format!("{}/readyz", world.card.api)).await.unwrap();
+    assert_eq!(ready.status(), reqwest::StatusCode::SERVICE_UNAVAILABLE);
+    for payment in &waiting {
+        let now = world.agent("atlas").payment(payment.id).await.unwrap();
+        assert!(!now.state.is_terminal() && now.state != State::Included, "{}", now.state);
+    }
+    wire.mend();
+    for payment in &waiting {
+        world.until(payment, State::Paid).await;
+    }
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn an_answer_lost_on_the_way_is_no_failure() {
+    let mut world = Plan::new().without_daemon().await;
+    let wire = Proxy::start(&world.card.rpc).await;
+    let url = wire.url();
+    world.configure(|config| config.chain.rpc = vec![url]);
+    world.restart().await;
+    // Cut and mended while payments are signed, sent and read: some answers never arrive.
+    let mut asked = Vec::new();
+    for n in 0..12 {
+        asked.push(
+            world.pay("atlas", "acme-data", &format!("2.{n:02}"), &format!("lost-{n}")).await,
+        );
+        tokio::time::sleep(Duration::from_millis(15 * n)).await;
+        wire.cut();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        wire.mend();
+    }
+    for payment in &asked {
+        world.until(payment, State::Paid).await;
+    }
+    world.judge().await;
+}

@@ -1,0 +1,75 @@
+//! What a restart must not forget.
+
+use bursar::{payment::State, refusal::Code};
+
+use crate::support::{Plan, RefusedWith, request};
+
+#[tokio::test]
+async fn caps_and_counts_outlive_a_restart() {
+    let mut world = Plan::new()
+        .policy("borealis", "day = \"8000\"", "day = \"900\"")
+        .policy("borealis", "over_cap = \"ask\"\n", "")
+        .policy("ember", "same_payment = 10", "same_payment = 3")
+        .policy("dune", "per_hour = 400", "per_hour = 2")
+        .start()
+        .await;
+    world.pay("borealis", "gpu-harbor", "500", "big").await;
+    for n in 0..2 {
+        world.pay("ember", "acme-data", "3", &format!("loop-{n}")).await;
+        world.pay("dune", "devtools-co", &format!("{}", n + 1), &format!("count-{n}")).await;
+    }
+    // One is still reserved when the daemon dies, the others may be final.
+    world.kill();
+    for _ in 0..2 {
+        world.restart().await;
+        let borealis = world.agent("borealis").submit(&request("gpu-harbor", "401"), "more").await;
+        assert_eq!(borealis.code(), Code::DayCapExceeded);
+        let dune = world.agent("dune").submit(&request("devtools-co", "9"), "third").await;
+        assert_eq!(dune.code(), Code::TooManyPayments);
+        world.judge().await;
+        world.stop().await;
+    }
+    world.restart().await;
+    world.pay("ember", "acme-data", "3", "loop-2").await;
+    let looped = world.agent("ember").submit(&request("acme-data", "3"), "loop-3").await;
+    assert_eq!(looped.code(), Code::LoopDetected);
+    world.pay("borealis", "gpu-harbor", "400", "rest").await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_quiet_chain_strands_nothing() {
+    let mut world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "quiet").await;
+    world.until(&payment, State::Broadcast).await;
+    world.kill();
+    // Mined while nobody looks, and no block comes after it.
+    world.chain.mine().await;
+    world.restart().await;
+    world.until(&payment, State::Paid).await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn killed_with_its_transaction_in_the_pool() {
+    let mut world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let mut asked = Vec::new();
+    for n in 0..6 {
+        let amount = format!("1.{n}");
+        asked.push(world.pay("atlas", "acme-data", &amount, &format!("pool-{n}")).await);
+    }
+    world.until(&asked[0], State::Broadcast).await;
+    world.kill();
+    world.restart().await;
+    for payment in &asked {
+        world.until(payment, State::Broadcast).await;
+    }
+    world.chain.automine(true).await;
+    world.chain.mine().await;
+    for payment in &asked {
+        world.until(payment, State::Paid).await;
+    }
+    world.judge().await;
+}

@@ -1,0 +1,74 @@
+//! USDC says no: paused, a blocked payee, too little money. Nothing is booked that did not move.
+
+use bursar::{money::Usdc, payment::State, view::PaymentView};
+use serde_json::json;
+
+use crate::support::{Plan, World, chain::owner, wait_for};
+
+/// Waits until a payment came back from the chain unpaid.
+async fn skipped(world: &World, payment: &PaymentView) -> PaymentView {
+    let client = world.agent(payment.agent.as_str());
+    wait_for("a skipped payment", async || {
+        let now = client.payment(payment.id).await.unwrap();
+        assert_ne!(now.state, State::Paid);
+        now.refusal.is_some().then_some(now)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn while_usdc_is_paused_payments_wait() {
+    let world = Plan::new().start().await;
+    world.chain.own(owner::pauseCall {}).await;
+    let payment = world.pay("atlas", "acme-data", "5", "paused").await;
+    let waits = skipped(&world, &payment).await;
+    assert!(waits.refusal.unwrap().detail.contains("USDC"));
+    let told = world.agent("atlas").permissions().await.unwrap();
+    let day = told.limits.iter().find(|limit| limit.rule == "limits.day").unwrap();
+    assert_eq!(day.used, "5", "it stays reserved");
+    world.chain.own(owner::unpauseCall {}).await;
+    world.until(&payment, State::Paid).await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_blocked_payee_fails_alone_and_frees_its_reservation() {
+    let world = Plan::new()
+        .config(|config| {
+            config.payments.queue_ttl_s = 3;
+            config.submit.batch_wait_ms = 300;
+        })
+        .start()
+        .await;
+    let account = world.payee("acme-data");
+    world.chain.own(owner::blacklistCall { account }).await;
+    let blocked = world.pay("atlas", "acme-data", "5", "blocked").await;
+    let beside = world.pay("atlas", "llm-hub", "6", "beside").await;
+    world.until(&beside, State::Paid).await;
+    let ended = world.until(&blocked, State::Failed).await;
+    assert!(ended.refusal.unwrap().detail.contains("USDC"));
+    let told = world.agent("atlas").permissions().await.unwrap();
+    let day = told.limits.iter().find(|limit| limit.rule == "limits.day").unwrap();
+    assert_eq!(day.used, "6");
+    // The end stands, though the payee could be paid again.
+    world.chain.own(owner::unBlacklistCall { account }).await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_wallet_short_of_money_pays_what_it_can() {
+    let world = Plan::new().start().await;
+    let hold = async |usdc: &str| {
+        let units = usdc.parse::<Usdc>().unwrap().units();
+        let deal = json!([world.card.wallet, world.card.usdc, format!("{units:#x}")]);
+        world.chain.rpc("anvil_dealERC20", deal).await;
+    };
+    hold("10").await;
+    let one = world.pay("atlas", "acme-data", "8", "short-1").await;
+    world.until(&one, State::Paid).await;
+    let two = world.pay("atlas", "acme-data", "9", "short-2").await;
+    skipped(&world, &two).await;
+    hold("100").await;
+    world.until(&two, State::Paid).await;
+    world.judge().await;
+}
