@@ -194,8 +194,15 @@ mod tests {
 
     /// Writes a command's help and those of its subcommands, the same in every environment.
     fn reference(command: &mut clap::Command, path: &str, text: &mut String) {
-        let bare = std::mem::take(command).hide(false);
-        *command = bare.term_width(100).mut_args(|arg| arg.hide_env_values(true));
+        // Global options and -h stand once, at the top.
+        let below = path != "bursar";
+        let everywhere = |arg: &clap::Arg| {
+            arg.is_global_set() || ["help", "version"].contains(&arg.get_id().as_str())
+        };
+        *command = std::mem::take(command).term_width(100).mut_args(|arg| {
+            let hidden = arg.is_hide_set() || below && everywhere(&arg);
+            arg.hide_env_values(true).hide(hidden)
+        });
         let help = command.render_long_help().to_string();
         let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = write!(text, "\n## {path}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
