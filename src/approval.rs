@@ -1,5 +1,7 @@
 //! Approval: operators' signatures over one payment, collected until they are a quorum.
 
+use std::slice::from_ref;
+
 use alloy::primitives::Address;
 use serde_json::json;
 
@@ -176,8 +178,8 @@ async fn end(
 ) -> Result<PaymentView, EngineError> {
     let now_ms = clock::now_ms();
     store.advance(&mut payment, event, now_ms).await?;
-    store.void(payment.id, payment.payee, payment.amount, now_ms).await?;
-    store.outbox(kind.as_str(), &payment, now_ms).await?;
+    store.void(from_ref(&payment), now_ms).await?;
+    store.outbox(kind.as_str(), from_ref(&payment), now_ms).await?;
     let draft = Draft::new(kind, "daemon").agent(&payment.agent).payment(payment.id);
     store.append_audit(&[fill(draft)], now_ms).await?;
     store.commit().await?;

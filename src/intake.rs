@@ -4,7 +4,10 @@
 //! cap. What it decides for a group becomes durable in one transaction, and only then is anyone
 //! told. A request becomes a row before it becomes a promise.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use serde_json::json;
@@ -41,6 +44,18 @@ pub(crate) enum Job {
     Claim(NonceClaim, Reply<()>),
     /// Something for the audit log.
     Note(Draft),
+}
+
+impl Job {
+    /// The nonce it spends: key id, nonce, unix seconds of its end.
+    fn claim(&self) -> Option<(&str, &str, u64)> {
+        let claim = match self {
+            Self::Submit(submit) => &submit.claim,
+            Self::Claim(claim, _) => claim,
+            Self::Note(_) => return None,
+        };
+        Some((&claim.key_id, &claim.nonce, claim.expires_s))
+    }
 }
 
 pub(crate) struct Submit {
@@ -287,24 +302,32 @@ impl Drop for Reserved<'_> {
 
 async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
     let mut tx = inner.store.begin().await?;
-    let mut reserved = Reserved { inner, list: Vec::new() };
-    let mut drafts = Vec::with_capacity(jobs.len());
+    let claims: Vec<_> = jobs.iter().filter_map(Job::claim).collect();
+    let mut unspent = tx.spend_nonces(&claims).await?.into_iter();
+    let mut group = Group::read(inner, &mut tx, jobs).await?;
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         answers.push(match job {
-            Job::Submit(submit) => Answer::Submit(Box::new(
-                decide_one(inner, &mut tx, submit, &mut reserved, &mut drafts).await?,
-            )),
-            Job::Claim(claim, _) => Answer::Claim(spend(&mut tx, claim).await?),
+            Job::Submit(submit) => {
+                let unspent = unspent.next().unwrap_or(false);
+                Answer::Submit(Box::new(group.decide(&mut tx, submit, unspent).await?))
+            }
+            Job::Claim(..) => {
+                Answer::Claim(unspent.next().unwrap_or(false).then_some(()).ok_or_else(replayed))
+            }
             Job::Note(draft) => {
-                drafts.push(draft.clone());
+                group.drafts.push(draft.clone());
                 Answer::None
             }
         });
     }
-    tx.append_audit(&drafts, clock::now_ms()).await?;
+    let now_ms = clock::now_ms();
+    tx.insert_payments(&group.accepted).await?;
+    tx.insert_payments(&group.denied).await?;
+    tx.reserve(&group.accepted, now_ms).await?;
+    tx.append_audit(&group.drafts, now_ms).await?;
     tx.commit().await?;
-    reserved.list.clear();
+    group.reserved.list.clear();
     for answer in &answers {
         let Answer::Submit(answer) = answer else { continue };
         match answer.as_ref() {
@@ -321,159 +344,201 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     Ok(answers)
 }
 
-async fn spend(tx: &mut Tx, claim: &NonceClaim) -> Result<Result<(), Refusal>, StoreError> {
-    if tx.spend_nonce(&claim.key_id, &claim.nonce, claim.expires_s).await? {
-        return Ok(Ok(()));
-    }
-    Ok(Err(Refusal::new(Code::InvalidSignature, "this signed request was sent before")
-        .hint("sign every attempt anew with a fresh nonce; keep the Idempotency-Key")))
+fn replayed() -> Refusal {
+    Refusal::new(Code::InvalidSignature, "this signed request was sent before")
+        .hint("sign every attempt anew with a fresh nonce; keep the Idempotency-Key")
 }
 
-async fn decide_one(
-    inner: &Inner,
-    tx: &mut Tx,
-    submit: &Submit,
-    reserved: &mut Reserved<'_>,
-    drafts: &mut Vec<Draft>,
-) -> Result<Result<Accepted, Refusal>, StoreError> {
-    let Submit { agent, claim, key, request, .. } = submit;
-    let actor = format!("agent:{agent}");
-    if let Err(refusal) = spend(tx, claim).await? {
-        drafts.push(
-            Draft::new(EventKind::AgentUnauthenticated, actor)
-                .agent(agent)
-                .data(json!({ "key": key })),
-        );
-        return Ok(Err(refusal));
-    }
-    if let Some(earlier) = tx.payment_by_key(agent, key).await? {
-        if earlier.fingerprint != request.fingerprint {
-            drafts.push(
-                Draft::new(EventKind::PaymentDenied, actor)
-                    .agent(agent)
-                    .payment(earlier.id)
-                    .data(json!({ "code": Code::IdempotencyKeyReused, "key": key })),
-            );
-            return Ok(Err(Refusal::new(
-                Code::IdempotencyKeyReused,
-                format!("this key belongs to {}, which asked for something else", earlier.id),
-            )
-            .hint("use a new Idempotency-Key for a new purchase")));
-        }
-        return Ok(match (earlier.state, &earlier.refusal) {
-            // A decision is a result: the same question has the same answer.
-            (State::Denied, Some(refusal)) => Err(refusal.clone()),
-            _ => Ok(Accepted { payment: inner.view(&earlier), fresh: false }),
-        });
-    }
+/// A group of requests: what the store knew of them, and what they add to it.
+struct Group<'a> {
+    inner: &'a Inner,
+    /// Payments by agent and idempotency key: stored, or decided earlier in this group.
+    known: HashMap<(AgentId, String), PaymentRow>,
+    /// Invoices that are paid or being paid, by payee.
+    invoices: HashSet<(Address, String)>,
+    reserved: Reserved<'a>,
+    accepted: Vec<PaymentRow>,
+    denied: Vec<PaymentRow>,
+    drafts: Vec<Draft>,
+}
 
-    let now_ms = clock::now_ms();
-    let now_s = inner.now_s();
-    let taken = match &request.context.invoice {
-        Some(invoice) => tx.invoice_taken(request.payee, invoice).await?,
-        None => false,
-    };
-    let judged = {
-        let mut book = inner.book();
-        let judged = book.judge(agent, &request.facts(0), &request.context, taken, now_s);
-        if let Some(Judgement { decision, .. }) = &judged
-            && let Some(overrides) = decision.overrides()
-        {
-            let facts = request.facts(overrides);
-            book.reserve(agent, &facts, now_s);
-            reserved.list.push((agent.clone(), facts));
-        }
-        judged.map(|judgement| {
-            let known = book.agents.get(agent);
-            let version = known.and_then(|known| known.chain.as_ref()).map_or(0, |c| c.version);
-            (judgement, version, known.map_or(Address::ZERO, |known| known.address))
-        })
-    };
-    let Some((judgement, policy_version, agent_address)) = judged else {
-        return Ok(Err(unknown_agent(agent)));
-    };
-
-    let id = PaymentId::generate();
-    let mut row = PaymentRow {
-        id,
-        agent: agent.clone(),
-        idempotency_key: key.clone(),
-        fingerprint: request.fingerprint,
-        payee: request.payee,
-        payee_label: request.payee_label.clone(),
-        amount: request.amount,
-        reason: request.reason.clone(),
-        context: request.context.clone(),
-        context_hash: request.context.hash(id, agent, &request.reason),
-        state: State::Queued,
-        overrides: 0,
-        policy_version,
-        refusal: None,
-        tx_id: None,
-        item: None,
-        tries: 0,
-        not_before_ms: now_ms,
-        expires_ms: now_ms + seconds(inner.config.payments.queue_ttl_s),
-        tx_hash: None,
-        block: None,
-        block_time_s: None,
-        created_ms: now_ms,
-        updated_ms: now_ms,
-    };
-    let draft = |kind: EventKind, rules: &[RuleTrace]| {
-        Draft::new(kind, actor.clone()).agent(agent).payment(id).data(json!({
-            "payee": request.payee, "amount": request.amount, "reason": request.reason,
-            "context": request.context, "context_hash": row.context_hash, "key": key,
-            "policy_version": policy_version,
-            // A passed request is explained by the rules it passed, a refused one by the first
-            // that it failed.
-            "rules": rules.iter().map(|r| (r.rule.as_str(), r.passed)).collect::<Vec<_>>(),
-        }))
-    };
-    match judgement.decision {
-        Decision::Deny(refusal) => {
-            drafts.push(
-                draft(EventKind::PaymentDenied, &judgement.trace).and("refusal", json!(refusal)),
-            );
-            if !refusal.code.is_retryable() {
-                row.state = State::Denied;
-                row.refusal = Some(refusal.clone());
-                tx.insert_payment(&row).await?;
-            }
-            return Ok(Err(refusal));
-        }
-        Decision::Ask { overrides, because } => {
-            row.state = State::AwaitingApproval;
-            row.overrides = overrides;
-            row.refusal = because.first().cloned();
-            row.expires_ms = now_ms + seconds(inner.config.payments.approval_ttl_s);
-            drafts.push(
-                draft(EventKind::PaymentAwaitingApproval, &judgement.trace)
-                    .and("because", json!(because))
-                    .and("overrides", json!(overrides)),
-            );
-            tx.insert_payment(&row).await?;
-            let nonce = inner.wallet_nonce(tx, agent_address).await?;
-            // The signature outlives the wait for the quorum by the time a queued payment has.
-            let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
-                + inner.config.payments.queue_ttl_s;
-            let message = approval_message(&row, agent_address, nonce, deadline_s);
-            tx.insert_approval(&ApprovalRow {
-                payment: id,
-                digest: contract::digest(&message, &inner.domain),
-                nonce,
-                deadline_s,
-                policy_version,
+impl<'a> Group<'a> {
+    async fn read(inner: &'a Inner, tx: &mut Tx, jobs: &[Job]) -> Result<Self, StoreError> {
+        let submits = || {
+            jobs.iter().filter_map(|job| match job {
+                Job::Submit(submit) => Some(submit),
+                Job::Claim(..) | Job::Note(_) => None,
             })
-            .await?;
-        }
-        Decision::Allow => {
-            drafts.push(draft(EventKind::PaymentQueued, &judgement.trace));
-            tx.insert_payment(&row).await?;
-        }
+        };
+        let keys: Vec<_> = submits().map(|submit| (&submit.agent, submit.key.as_str())).collect();
+        let invoices: Vec<_> = submits()
+            .filter_map(|submit| {
+                Some((submit.request.payee, submit.request.context.invoice.as_deref()?))
+            })
+            .collect();
+        let known = tx.payments_by_keys(&keys).await?;
+        Ok(Self {
+            inner,
+            known: known
+                .into_iter()
+                .map(|row| ((row.agent.clone(), row.idempotency_key.clone()), row))
+                .collect(),
+            invoices: tx.invoices_taken(&invoices).await?,
+            reserved: Reserved { inner, list: Vec::new() },
+            accepted: Vec::with_capacity(keys.len()),
+            denied: Vec::new(),
+            drafts: Vec::with_capacity(jobs.len()),
+        })
     }
-    tx.reserve(id, row.payee, row.amount, now_ms).await?;
-    Ok(Ok(Accepted { payment: inner.view(&row), fresh: true }))
+
+    /// Decides one request; `unspent` says whether its nonce was.
+    async fn decide(
+        &mut self,
+        tx: &mut Tx,
+        submit: &Submit,
+        unspent: bool,
+    ) -> Result<Result<Accepted, Refusal>, StoreError> {
+        let Submit { agent, key, request, .. } = submit;
+        let inner = self.inner;
+        let actor = format!("agent:{agent}");
+        if !unspent {
+            self.drafts.push(
+                Draft::new(EventKind::AgentUnauthenticated, actor)
+                    .agent(agent)
+                    .data(json!({ "key": key })),
+            );
+            return Ok(Err(replayed()));
+        }
+        if let Some(earlier) = self.known.get(&(agent.clone(), key.clone())) {
+            if earlier.fingerprint != request.fingerprint {
+                self.drafts.push(
+                    Draft::new(EventKind::PaymentDenied, actor)
+                        .agent(agent)
+                        .payment(earlier.id)
+                        .data(json!({ "code": Code::IdempotencyKeyReused, "key": key })),
+                );
+                return Ok(Err(Refusal::new(
+                    Code::IdempotencyKeyReused,
+                    format!("this key belongs to {}, which asked for something else", earlier.id),
+                )
+                .hint("use a new Idempotency-Key for a new purchase")));
+            }
+            return Ok(match (earlier.state, &earlier.refusal) {
+                // A decision is a result: the same question has the same answer.
+                (State::Denied, Some(refusal)) => Err(refusal.clone()),
+                _ => Ok(Accepted { payment: inner.view(earlier), fresh: false }),
+            });
+        }
+
+        let now_ms = clock::now_ms();
+        let now_s = inner.now_s();
+        let invoice = request.context.invoice.as_ref().map(|text| (request.payee, text.clone()));
+        let taken = invoice.as_ref().is_some_and(|invoice| self.invoices.contains(invoice));
+        let judged = {
+            let mut book = inner.book();
+            let judged = book.judge(agent, &request.facts(0), &request.context, taken, now_s);
+            if let Some(Judgement { decision, .. }) = &judged
+                && let Some(overrides) = decision.overrides()
+            {
+                let facts = request.facts(overrides);
+                book.reserve(agent, &facts, now_s);
+                self.reserved.list.push((agent.clone(), facts));
+            }
+            judged.map(|judgement| {
+                let known = book.agents.get(agent);
+                let version = known.and_then(|known| known.chain.as_ref()).map_or(0, |c| c.version);
+                (judgement, version, known.map_or(Address::ZERO, |known| known.address))
+            })
+        };
+        let Some((judgement, policy_version, agent_address)) = judged else {
+            return Ok(Err(unknown_agent(agent)));
+        };
+
+        let id = PaymentId::generate();
+        let mut row = PaymentRow {
+            id,
+            agent: agent.clone(),
+            idempotency_key: key.clone(),
+            fingerprint: request.fingerprint,
+            payee: request.payee,
+            payee_label: request.payee_label.clone(),
+            amount: request.amount,
+            reason: request.reason.clone(),
+            context: request.context.clone(),
+            context_hash: request.context.hash(id, agent, &request.reason),
+            state: State::Queued,
+            overrides: 0,
+            policy_version,
+            refusal: None,
+            tx_id: None,
+            item: None,
+            tries: 0,
+            not_before_ms: now_ms,
+            expires_ms: now_ms + seconds(inner.config.payments.queue_ttl_s),
+            tx_hash: None,
+            block: None,
+            block_time_s: None,
+            created_ms: now_ms,
+            updated_ms: now_ms,
+        };
+        let draft = |kind: EventKind, rules: &[RuleTrace]| {
+            Draft::new(kind, actor.clone()).agent(agent).payment(id).data(json!({
+                "payee": request.payee, "amount": request.amount, "reason": request.reason,
+                "context": request.context, "context_hash": row.context_hash, "key": key,
+                "policy_version": policy_version,
+                // A passed request is explained by the rules it passed, a refused one by the first
+                // that it failed.
+                "rules": rules.iter().map(|r| (r.rule.as_str(), r.passed)).collect::<Vec<_>>(),
+            }))
+        };
+        match judgement.decision {
+            Decision::Deny(refusal) => {
+                self.drafts.push(
+                    draft(EventKind::PaymentDenied, &judgement.trace)
+                        .and("refusal", json!(refusal)),
+                );
+                if !refusal.code.is_retryable() {
+                    row.state = State::Denied;
+                    row.refusal = Some(refusal.clone());
+                    self.known.insert((agent.clone(), key.clone()), row.clone());
+                    self.denied.push(row);
+                }
+                return Ok(Err(refusal));
+            }
+            Decision::Ask { overrides, because } => {
+                row.state = State::AwaitingApproval;
+                row.overrides = overrides;
+                row.refusal = because.first().cloned();
+                row.expires_ms = now_ms + seconds(inner.config.payments.approval_ttl_s);
+                self.drafts.push(
+                    draft(EventKind::PaymentAwaitingApproval, &judgement.trace)
+                        .and("because", json!(because))
+                        .and("overrides", json!(overrides)),
+                );
+                let nonce = inner.wallet_nonce(tx, agent_address).await?;
+                // The signature outlives the wait for the quorum by the time a queued payment has.
+                let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
+                    + inner.config.payments.queue_ttl_s;
+                let message = approval_message(&row, agent_address, nonce, deadline_s);
+                tx.insert_approval(&ApprovalRow {
+                    payment: id,
+                    digest: contract::digest(&message, &inner.domain),
+                    nonce,
+                    deadline_s,
+                    policy_version,
+                })
+                .await?;
+            }
+            Decision::Allow => {
+                self.drafts.push(draft(EventKind::PaymentQueued, &judgement.trace));
+            }
+        }
+        self.known.insert((agent.clone(), key.clone()), row.clone());
+        self.invoices.extend(invoice);
+        let payment = inner.view(&row);
+        self.accepted.push(row);
+        Ok(Ok(Accepted { payment, fresh: true }))
+    }
 }
 
 /// Builds what agent and operators sign for a payment past its limits.

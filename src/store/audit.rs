@@ -5,7 +5,12 @@ use alloy::primitives::B256;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, StoreError, Tx, parse, payment::unsigned};
+use super::{
+    Store, StoreError, Tx,
+    many::{Many, parts},
+    parse,
+    payment::unsigned,
+};
 use crate::{
     audit::{Chain, Draft, Entry},
     payment::PaymentId,
@@ -32,6 +37,14 @@ fn read(row: &AnyRow) -> Result<Entry, StoreError> {
 fn hash(text: &str) -> B256 {
     text.parse().unwrap_or_default()
 }
+
+const INSERT: Many = Many {
+    head: "INSERT INTO audit_entry (seq, at_ms, kind, actor, agent_id, payment_id, tx_id, data,
+             prev, hash)",
+    shared: 0,
+    columns: 10,
+    tail: "",
+};
 
 impl Store {
     /// Reads the end of the log.
@@ -96,27 +109,30 @@ impl Tx {
             seq: unsigned("audit_head.seq", row.try_get(0)?)?,
             head: hash(&row.try_get::<String, _>(1)?),
         };
+        let mut entries = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let draft = Draft { at_ms: now_ms, ..draft.clone() };
             let entry = chain
                 .append(draft)
                 .map_err(|error| StoreError::corrupt("audit_entry.data", error))?;
-            sqlx::query(
-                "INSERT INTO audit_entry (seq, at_ms, kind, actor, agent_id, payment_id, tx_id,
-                   data, prev, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            )
-            .bind(entry.seq.cast_signed())
-            .bind(entry.at_ms)
-            .bind(&entry.kind)
-            .bind(&entry.actor)
-            .bind(entry.agent.as_ref().map(ToString::to_string))
-            .bind(entry.payment.map(|id| id.to_string()))
-            .bind(&entry.reference)
-            .bind(entry.data.to_string())
-            .bind(entry.prev.to_string())
-            .bind(entry.hash.to_string())
-            .execute(&mut *self.inner)
-            .await?;
+            entries.push(entry);
+        }
+        for part in parts(&entries) {
+            let mut insert = INSERT.of(part.len());
+            for entry in part {
+                insert = insert
+                    .bind(entry.seq.cast_signed())
+                    .bind(entry.at_ms)
+                    .bind(entry.kind.clone())
+                    .bind(entry.actor.clone())
+                    .bind(entry.agent.as_ref().map(ToString::to_string))
+                    .bind(entry.payment.map(|id| id.to_string()))
+                    .bind(entry.reference.clone())
+                    .bind(entry.data.to_string())
+                    .bind(entry.prev.to_string())
+                    .bind(entry.hash.to_string());
+            }
+            insert.execute(&mut *self.inner).await?;
         }
         sqlx::query("UPDATE audit_head SET seq = $1, hash = $2 WHERE id = 1")
             .bind(chain.seq.cast_signed())

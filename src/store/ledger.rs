@@ -3,11 +3,14 @@
 use alloy::primitives::Address;
 use sqlx::Row as _;
 
-use super::{Store, StoreError, Tx, parse};
+use super::{
+    PaymentRow, Store, StoreError, Tx,
+    many::{Many, parts},
+    parse,
+};
 use crate::{
-    ledger::{Account, Balance, Change, Transfer},
+    ledger::{Account, Balance, Change, LedgerError, Transfer},
     money::Usdc,
-    payment::PaymentId,
 };
 
 /// A payee's account, by the balances and by adding up the transfers.
@@ -24,6 +27,33 @@ pub struct Posting {
     /// How many those are.
     pub count: u64,
 }
+
+const RESERVE: Many = Many {
+    head: "INSERT INTO ledger_transfer (at_ms, payment_id, debit, credit, amount, state)",
+    shared: 0,
+    columns: 6,
+    tail: "",
+};
+
+const END: Many = Many {
+    head: "UPDATE ledger_transfer SET state = $1, at_ms = $2
+           WHERE state = 'pending' AND payment_id IN (",
+    shared: 2,
+    columns: 1,
+    tail: ")",
+};
+
+const BALANCES: Many = Many {
+    head: "INSERT INTO ledger_balance (account, debits_pending, debits_posted, credits_pending,
+             credits_posted)",
+    shared: 0,
+    columns: 5,
+    tail: " ON CONFLICT (account) DO UPDATE SET
+              debits_pending = ledger_balance.debits_pending + excluded.debits_pending,
+              debits_posted = ledger_balance.debits_posted + excluded.debits_posted,
+              credits_pending = ledger_balance.credits_pending + excluded.credits_pending,
+              credits_posted = ledger_balance.credits_posted + excluded.credits_posted",
+};
 
 impl Store {
     /// Reads what the ledger says each payee has.
@@ -86,92 +116,73 @@ fn amount(units: i64) -> Result<Usdc, StoreError> {
 }
 
 impl Tx {
-    /// Reserves: a pending transfer from the wallet to the payee.
+    /// Reserves: a pending transfer from the wallet to each payment's payee.
     ///
     /// # Errors
     /// [`StoreError`]; a payment is reserved once.
     pub async fn reserve(
         &mut self,
-        payment: PaymentId,
-        payee: Address,
-        units: Usdc,
+        payments: &[PaymentRow],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        let (transfer, changes) = Transfer::reserve(Account::Wallet, Account::Payee(payee), units)
-            .map_err(|error| StoreError::corrupt("ledger_transfer", error))?;
-        sqlx::query(
-            "INSERT INTO ledger_transfer (payment_id, debit, credit, amount, state, at_ms)
-             VALUES ($1, $2, $3, $4, 'pending', $5)",
-        )
-        .bind(payment.to_string())
-        .bind(transfer.debit.to_string())
-        .bind(transfer.credit.to_string())
-        .bind(units.as_i64())
-        .bind(now_ms)
-        .execute(&mut *self.inner)
-        .await?;
-        self.shift(&changes);
-        Ok(())
-    }
-
-    /// Posts a reservation: the money is at the payee.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] if there is no pending transfer of that payment.
-    pub async fn post(
-        &mut self,
-        payment: PaymentId,
-        payee: Address,
-        units: Usdc,
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        let mut transfer = pending(payee, units)?;
-        let changes =
-            transfer.post().map_err(|error| StoreError::corrupt("ledger_transfer", error))?;
-        self.end_transfer(payment, "posted", now_ms).await?;
-        self.shift(&changes);
-        Ok(())
-    }
-
-    /// Voids a reservation: no money moves.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] if there is no pending transfer of that payment.
-    pub async fn void(
-        &mut self,
-        payment: PaymentId,
-        payee: Address,
-        units: Usdc,
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        let mut transfer = pending(payee, units)?;
-        let changes =
-            transfer.void().map_err(|error| StoreError::corrupt("ledger_transfer", error))?;
-        self.end_transfer(payment, "voided", now_ms).await?;
-        self.shift(&changes);
-        Ok(())
-    }
-
-    async fn end_transfer(
-        &mut self,
-        payment: PaymentId,
-        state: &str,
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "UPDATE ledger_transfer SET state = $2, at_ms = $3
-             WHERE payment_id = $1 AND state = 'pending'",
-        )
-        .bind(payment.to_string())
-        .bind(state)
-        .bind(now_ms)
-        .execute(&mut *self.inner)
-        .await?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(StoreError::corrupt("ledger_transfer.state", format!("{payment} is not pending")))
+        for part in parts(payments) {
+            let mut insert = RESERVE.of(part.len());
+            for payment in part {
+                let (transfer, changes) = transfer(payment)?;
+                insert = insert
+                    .bind(now_ms)
+                    .bind(payment.id.to_string())
+                    .bind(transfer.debit.to_string())
+                    .bind(transfer.credit.to_string())
+                    .bind(transfer.amount.as_i64())
+                    .bind("pending");
+                self.shift(&changes);
+            }
+            insert.execute(&mut *self.inner).await?;
         }
+        Ok(())
+    }
+
+    /// Posts reservations: the money is at the payees.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if one of the payments has no pending transfer.
+    pub async fn post(&mut self, payments: &[PaymentRow], now_ms: i64) -> Result<(), StoreError> {
+        self.end_transfers(payments, "posted", Transfer::post, now_ms).await
+    }
+
+    /// Voids reservations: no money moves.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if one of the payments has no pending transfer.
+    pub async fn void(&mut self, payments: &[PaymentRow], now_ms: i64) -> Result<(), StoreError> {
+        self.end_transfers(payments, "voided", Transfer::void, now_ms).await
+    }
+
+    async fn end_transfers(
+        &mut self,
+        payments: &[PaymentRow],
+        state: &str,
+        end: impl Fn(&mut Transfer) -> Result<[Change; 2], LedgerError>,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        for part in parts(payments) {
+            let mut update = END.of(part.len()).bind(state).bind(now_ms);
+            for payment in part {
+                update = update.bind(payment.id.to_string());
+                let (mut transfer, _) = transfer(payment)?;
+                let changes = end(&mut transfer)
+                    .map_err(|error| StoreError::corrupt("ledger_transfer", error))?;
+                self.shift(&changes);
+            }
+            let done = update.execute(&mut *self.inner).await?;
+            if done.rows_affected() != part.len() as u64 {
+                let ids: Vec<String> = part.iter().map(|payment| payment.id.to_string()).collect();
+                let why = format!("of {} not all are pending", ids.join(", "));
+                return Err(StoreError::corrupt("ledger_transfer.state", why));
+            }
+        }
+        Ok(())
     }
 
     fn shift(&mut self, changes: &[Change; 2]) {
@@ -190,33 +201,23 @@ impl Tx {
     }
 
     pub(super) async fn write_balances(&mut self) -> Result<(), StoreError> {
-        for (account, [debits_pending, debits_posted, credits_pending, credits_posted]) in
-            std::mem::take(&mut self.balances)
-        {
-            sqlx::query(
-                "INSERT INTO ledger_balance (account, debits_pending, debits_posted,
-                   credits_pending, credits_posted) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (account) DO UPDATE SET
-                   debits_pending = ledger_balance.debits_pending + excluded.debits_pending,
-                   debits_posted = ledger_balance.debits_posted + excluded.debits_posted,
-                   credits_pending = ledger_balance.credits_pending + excluded.credits_pending,
-                   credits_posted = ledger_balance.credits_posted + excluded.credits_posted",
-            )
-            .bind(account)
-            .bind(debits_pending)
-            .bind(debits_posted)
-            .bind(credits_pending)
-            .bind(credits_posted)
-            .execute(&mut *self.inner)
-            .await?;
+        let balances: Vec<_> = std::mem::take(&mut self.balances).into_iter().collect();
+        for part in parts(&balances) {
+            let mut write = BALANCES.of(part.len());
+            for (account, sums) in part {
+                write = write.bind(account.clone());
+                for sum in sums {
+                    write = write.bind(*sum);
+                }
+            }
+            write.execute(&mut *self.inner).await?;
         }
         Ok(())
     }
 }
 
-/// Rebuilds the reservation that is about to end.
-fn pending(payee: Address, units: Usdc) -> Result<Transfer, StoreError> {
-    Transfer::reserve(Account::Wallet, Account::Payee(payee), units)
-        .map(|(transfer, _)| transfer)
+/// The transfer of a payment as it is when it is reserved, and what that changes.
+fn transfer(payment: &PaymentRow) -> Result<(Transfer, [Change; 2]), StoreError> {
+    Transfer::reserve(Account::Wallet, Account::Payee(payment.payee), payment.amount)
         .map_err(|error| StoreError::corrupt("ledger_transfer", error))
 }

@@ -6,6 +6,7 @@
 mod approval;
 mod audit;
 mod ledger;
+mod many;
 mod payment;
 mod registry;
 mod tx;

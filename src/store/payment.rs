@@ -1,9 +1,15 @@
 //! Payments: one row each, one state, one way to change it.
 
+use std::collections::HashSet;
+
 use alloy::primitives::{Address, B256};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, StoreError, Tx, parse};
+use super::{
+    Store, StoreError, Tx,
+    many::{Many, parts},
+    parse,
+};
 use crate::{
     money::Usdc,
     payment::{AgentId, Context, Event, PaymentId, State, transition},
@@ -111,6 +117,50 @@ macro_rules! select {
     };
 }
 
+/// `VALUES` in a query names its columns column1, column2, … in every database.
+const ADVANCE: Many = Many {
+    head: "UPDATE payment SET state = $2, updated_ms = $3, refusal = v.column2, tx_id = v.column3,
+             item_index = v.column4, tries = v.column5, not_before_ms = v.column6,
+             tx_hash = v.column7, block = v.column8, block_time_s = v.column9,
+             expires_ms = v.column10
+           FROM (",
+    shared: 3,
+    columns: 10,
+    tail: ") AS v WHERE payment.id = v.column1 AND payment.state = $1",
+};
+
+const BY_KEY: Many = Many {
+    head: select!("WHERE (agent_id, idempotency_key) IN ("),
+    shared: 0,
+    columns: 2,
+    tail: ")",
+};
+
+const TAKEN: Many = Many {
+    head: "SELECT payee, invoice FROM payment
+           WHERE state NOT IN ('denied', 'failed', 'rejected', 'expired')
+             AND (payee, invoice) IN (",
+    shared: 0,
+    columns: 2,
+    tail: ")",
+};
+
+const INSERT: Many = Many {
+    head: "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
+             amount, reason, context, context_hash, invoice, state, overrides, policy_version,
+             refusal, not_before_ms, expires_ms, created_ms, updated_ms)",
+    shared: 0,
+    columns: 19,
+    tail: "",
+};
+
+const OUTBOX: Many = Many {
+    head: "INSERT INTO outbox (id, kind, payment_id, body, created_ms)",
+    shared: 0,
+    columns: 5,
+    tail: " ON CONFLICT (id) DO NOTHING",
+};
+
 pub(super) fn unsigned(column: &'static str, value: i64) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::corrupt(column, value))
 }
@@ -160,6 +210,10 @@ fn read(row: &AnyRow) -> Result<PaymentRow, StoreError> {
         created_ms: int(22)?,
         updated_ms: int(23)?,
     })
+}
+
+fn refusal_column(payment: &PaymentRow) -> Result<Option<String>, StoreError> {
+    payment.refusal.as_ref().map(|refusal| to_json("payment.refusal", refusal)).transpose()
 }
 
 fn narrow_amount(units: i64) -> Result<Usdc, StoreError> {
@@ -388,21 +442,23 @@ const INVOICE_TAKEN: &str = "SELECT 1 FROM payment WHERE payee = $1 AND invoice 
      AND state NOT IN ('denied', 'failed', 'rejected', 'expired') LIMIT 1";
 
 impl Tx {
-    /// Finds the payment of an idempotency key.
+    /// Finds the payments of idempotency keys, in any order.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn payment_by_key(
+    pub async fn payments_by_keys(
         &mut self,
-        agent: &AgentId,
-        key: &str,
-    ) -> Result<Option<PaymentRow>, StoreError> {
-        let row = sqlx::query(select!("WHERE agent_id = $1 AND idempotency_key = $2"))
-            .bind(agent.as_str())
-            .bind(key)
-            .fetch_optional(&mut *self.inner)
-            .await?;
-        row.as_ref().map(read).transpose()
+        keys: &[(&AgentId, &str)],
+    ) -> Result<Vec<PaymentRow>, StoreError> {
+        let mut found = Vec::new();
+        for part in parts(keys) {
+            let mut query = BY_KEY.of(part.len());
+            for (agent, key) in part {
+                query = query.bind(agent.as_str()).bind(*key);
+            }
+            found.append(&mut all(&query.fetch_all(&mut *self.inner).await?)?);
+        }
+        Ok(found)
     }
 
     /// Reads one payment inside the transaction.
@@ -417,55 +473,59 @@ impl Tx {
         row.as_ref().map(read).transpose()
     }
 
-    /// Is this invoice of this payee paid, or being paid?
+    /// Finds those of the invoices that are paid, or being paid.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn invoice_taken(
+    pub async fn invoices_taken(
         &mut self,
-        payee: Address,
-        invoice: &str,
-    ) -> Result<bool, StoreError> {
-        let row = sqlx::query(INVOICE_TAKEN)
-            .bind(payee.to_string())
-            .bind(invoice)
-            .fetch_optional(&mut *self.inner)
-            .await?;
-        Ok(row.is_some())
+        invoices: &[(Address, &str)],
+    ) -> Result<HashSet<(Address, String)>, StoreError> {
+        let mut taken = HashSet::new();
+        for part in parts(invoices) {
+            let mut query = TAKEN.of(part.len());
+            for (payee, invoice) in part {
+                query = query.bind(payee.to_string()).bind(*invoice);
+            }
+            for row in query.fetch_all(&mut *self.inner).await? {
+                let payee = parse("payment.payee", &row.try_get::<String, _>(0)?)?;
+                taken.insert((payee, row.try_get(1)?));
+            }
+        }
+        Ok(taken)
     }
 
-    /// Writes a new payment.
+    /// Writes new payments.
     ///
     /// # Errors
-    /// [`StoreError`]; [`StoreError::is_duplicate`] if the key is taken.
-    pub async fn insert_payment(&mut self, payment: &PaymentRow) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
-               amount, reason, context, context_hash, invoice, state, overrides, policy_version,
-               refusal, not_before_ms, expires_ms, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-               $18, $18)",
-        )
-        .bind(payment.id.to_string())
-        .bind(payment.agent.as_str())
-        .bind(&payment.idempotency_key)
-        .bind(payment.fingerprint.to_string())
-        .bind(payment.payee.to_string())
-        .bind(&payment.payee_label)
-        .bind(payment.amount.as_i64())
-        .bind(&payment.reason)
-        .bind(to_json("payment.context", &payment.context)?)
-        .bind(payment.context_hash.to_string())
-        .bind(&payment.context.invoice)
-        .bind(payment.state.as_str())
-        .bind(i64::from(payment.overrides))
-        .bind(payment.policy_version.cast_signed())
-        .bind(payment.refusal.as_ref().map(|r| to_json("payment.refusal", r)).transpose()?)
-        .bind(payment.not_before_ms)
-        .bind(payment.expires_ms)
-        .bind(payment.created_ms)
-        .execute(&mut *self.inner)
-        .await?;
+    /// [`StoreError`]; [`StoreError::is_duplicate`] if a key is taken.
+    pub async fn insert_payments(&mut self, payments: &[PaymentRow]) -> Result<(), StoreError> {
+        for part in parts(payments) {
+            let mut insert = INSERT.of(part.len());
+            for payment in part {
+                insert = insert
+                    .bind(payment.id.to_string())
+                    .bind(payment.agent.as_str())
+                    .bind(&payment.idempotency_key)
+                    .bind(payment.fingerprint.to_string())
+                    .bind(payment.payee.to_string())
+                    .bind(&payment.payee_label)
+                    .bind(payment.amount.as_i64())
+                    .bind(&payment.reason)
+                    .bind(to_json("payment.context", &payment.context)?)
+                    .bind(payment.context_hash.to_string())
+                    .bind(&payment.context.invoice)
+                    .bind(payment.state.as_str())
+                    .bind(i64::from(payment.overrides))
+                    .bind(payment.policy_version.cast_signed())
+                    .bind(refusal_column(payment)?)
+                    .bind(payment.not_before_ms)
+                    .bind(payment.expires_ms)
+                    .bind(payment.created_ms)
+                    .bind(payment.updated_ms);
+            }
+            insert.execute(&mut *self.inner).await?;
+        }
         Ok(())
     }
 
@@ -482,33 +542,50 @@ impl Tx {
         event: Event,
         now_ms: i64,
     ) -> Result<bool, StoreError> {
-        let from = payment.state;
+        Ok(self.advance_all(std::slice::from_mut(payment), event, now_ms).await? == 1)
+    }
+
+    /// Moves payments that are in one state, as [`Tx::advance`]; answers how many were moved.
+    ///
+    /// # Errors
+    /// As [`Tx::advance`]; [`StoreError::Corrupt`] too if they are not all in one state.
+    pub async fn advance_all(
+        &mut self,
+        payments: &mut [PaymentRow],
+        event: Event,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
+        let Some(from) = payments.first().map(|payment| payment.state) else { return Ok(0) };
+        if let Some(other) = payments.iter().find(|payment| payment.state != from) {
+            let why = format!("{} is {}, another is {from}", other.id, other.state);
+            return Err(StoreError::corrupt("payment.state", why));
+        }
         let to = transition(from, event)
             .map_err(|illegal| StoreError::corrupt("payment.state", illegal))?;
-        let done = sqlx::query(
-            "UPDATE payment SET state = $3, refusal = $4, tx_id = $5, item_index = $6, tries = $7,
-               not_before_ms = $8, tx_hash = $9, block = $10, block_time_s = $11, updated_ms = $12,
-               expires_ms = $13
-             WHERE id = $1 AND state = $2",
-        )
-        .bind(payment.id.to_string())
-        .bind(from.as_str())
-        .bind(to.as_str())
-        .bind(payment.refusal.as_ref().map(|r| to_json("payment.refusal", r)).transpose()?)
-        .bind(&payment.tx_id)
-        .bind(payment.item.map(ItemRef::to_column))
-        .bind(i64::from(payment.tries))
-        .bind(payment.not_before_ms)
-        .bind(payment.tx_hash.map(|hash| hash.to_string()))
-        .bind(payment.block.map(u64::cast_signed))
-        .bind(payment.block_time_s.map(u64::cast_signed))
-        .bind(now_ms)
-        .bind(payment.expires_ms)
-        .execute(&mut *self.inner)
-        .await?;
-        payment.state = to;
-        payment.updated_ms = now_ms;
-        Ok(done.rows_affected() == 1)
+        let mut moved = 0;
+        for part in parts(payments) {
+            let mut update = ADVANCE.of(part.len());
+            update = update.bind(from.as_str()).bind(to.as_str()).bind(now_ms);
+            for payment in part {
+                update = update
+                    .bind(payment.id.to_string())
+                    .bind(refusal_column(payment)?)
+                    .bind(&payment.tx_id)
+                    .bind(payment.item.map(ItemRef::to_column))
+                    .bind(i64::from(payment.tries))
+                    .bind(payment.not_before_ms)
+                    .bind(payment.tx_hash.map(|hash| hash.to_string()))
+                    .bind(payment.block.map(u64::cast_signed))
+                    .bind(payment.block_time_s.map(u64::cast_signed))
+                    .bind(payment.expires_ms);
+            }
+            moved += update.execute(&mut *self.inner).await?.rows_affected();
+        }
+        for payment in payments {
+            payment.state = to;
+            payment.updated_ms = now_ms;
+        }
+        Ok(moved)
     }
 
     /// Puts a queued payment off.
@@ -524,32 +601,33 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts the end of a payment into the outbox. One payment has one end, hence one event id.
+    /// Puts the end of payments into the outbox. One payment has one end, hence one event id.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn outbox(
         &mut self,
         kind: &str,
-        payment: &PaymentRow,
+        payments: &[PaymentRow],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        let body = serde_json::json!({
-            "payment": payment.id, "agent": payment.agent, "state": payment.state,
-            "payee": payment.payee, "amount": payment.amount, "tx": payment.tx_hash,
-            "block": payment.block, "context": payment.context, "refusal": payment.refusal,
-        });
-        sqlx::query(
-            "INSERT INTO outbox (id, kind, payment_id, body, created_ms)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(format!("end_{}", payment.id))
-        .bind(kind)
-        .bind(payment.id.to_string())
-        .bind(body.to_string())
-        .bind(now_ms)
-        .execute(&mut *self.inner)
-        .await?;
+        for part in parts(payments) {
+            let mut insert = OUTBOX.of(part.len());
+            for payment in part {
+                let body = serde_json::json!({
+                    "payment": payment.id, "agent": payment.agent, "state": payment.state,
+                    "payee": payment.payee, "amount": payment.amount, "tx": payment.tx_hash,
+                    "block": payment.block, "context": payment.context, "refusal": payment.refusal,
+                });
+                insert = insert
+                    .bind(format!("end_{}", payment.id))
+                    .bind(kind)
+                    .bind(payment.id.to_string())
+                    .bind(body.to_string())
+                    .bind(now_ms);
+            }
+            insert.execute(&mut *self.inner).await?;
+        }
         Ok(())
     }
 

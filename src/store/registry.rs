@@ -1,10 +1,14 @@
 //! Agents and payees as the daemon knows them, spent request nonces, settings.
 
+use std::collections::HashSet;
+
 use alloy::primitives::{Address, B256};
 use sqlx::Row as _;
 
 use super::{
-    Store, StoreError, Tx, parse,
+    Store, StoreError, Tx,
+    many::{Many, parts},
+    parse,
     payment::{narrow, unsigned},
 };
 use crate::payment::AgentId;
@@ -25,6 +29,13 @@ pub struct AgentRow {
     /// Frozen by an operator in the daemon.
     pub frozen: bool,
 }
+
+const SPEND: Many = Many {
+    head: "INSERT INTO spent_nonce (key_id, nonce, expires_s)",
+    shared: 0,
+    columns: 3,
+    tail: " ON CONFLICT (key_id, nonce) DO NOTHING RETURNING key_id, nonce",
+};
 
 impl Store {
     /// Reads every agent.
@@ -135,26 +146,29 @@ impl Tx {
         Ok(())
     }
 
-    /// Spends a request's nonce; `false` if it was spent before.
+    /// Spends requests' nonces, each (key id, nonce, unix seconds of its end). Answers for each
+    /// whether it was unspent; of equal ones in the list, the first.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn spend_nonce(
+    pub async fn spend_nonces(
         &mut self,
-        key_id: &str,
-        nonce: &str,
-        expires_s: u64,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "INSERT INTO spent_nonce (key_id, nonce, expires_s) VALUES ($1, $2, $3)
-             ON CONFLICT (key_id, nonce) DO NOTHING",
-        )
-        .bind(key_id)
-        .bind(nonce)
-        .bind(expires_s.cast_signed())
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(done.rows_affected() == 1)
+        claims: &[(&str, &str, u64)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut fresh = HashSet::with_capacity(claims.len());
+        for part in parts(claims) {
+            let mut insert = SPEND.of(part.len());
+            for (key_id, nonce, expires_s) in part {
+                insert = insert.bind(*key_id).bind(*nonce).bind(expires_s.cast_signed());
+            }
+            for row in insert.fetch_all(&mut *self.inner).await? {
+                fresh.insert((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
+            }
+        }
+        let spend = |(key_id, nonce, _): &(&str, &str, u64)| {
+            fresh.remove(&((*key_id).to_owned(), (*nonce).to_owned()))
+        };
+        Ok(claims.iter().map(spend).collect())
     }
 
     /// Forgets nonces whose signatures are stale.

@@ -1,6 +1,6 @@
 //! Assign: queued payments become a signed, stored transaction, in one commit.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, slice::from_ref, sync::Arc, time::Duration};
 
 use alloy::{
     primitives::{Address, B256, U256, keccak256},
@@ -185,19 +185,25 @@ async fn batch(
         let call =
             Outgoing { kind: TxKind::Batch, calldata, gas, manifest: Manifest::Batches(refs) };
         let made = prepare(inner, &mut store, sender, call).await?;
-        let mut ids = Vec::with_capacity(count);
-        for (position, (_, _, rows)) in by_agent.values_mut().enumerate() {
-            for (index, row) in rows.iter_mut().enumerate() {
+        let mut signed = Vec::with_capacity(count);
+        for (position, (_, _, rows)) in by_agent.into_values().enumerate() {
+            for (index, mut row) in rows.into_iter().enumerate() {
                 row.tx_id = Some(made.tx.id.clone());
                 row.item = Some(ItemRef {
                     batch: u32::try_from(position).unwrap_or(u32::MAX),
                     item: u32::try_from(index).unwrap_or(u32::MAX),
                 });
                 row.tx_hash = made.attempts.first().map(|attempt| attempt.hash);
-                store.advance(row, Event::Assigned, now_ms).await?;
-                ids.push(row.id);
+                signed.push(row);
             }
         }
+        let moved = store.advance_all(&mut signed, Event::Assigned, now_ms).await?;
+        if moved != signed.len() as u64 {
+            // What is signed here and queued there would be signed again.
+            let why = format!("{moved} of {} payments were still queued", signed.len());
+            return Err(EngineError::Encode(why));
+        }
+        let ids: Vec<_> = signed.iter().map(|row| row.id).collect();
         drafts.push(Draft::new(EventKind::PaymentSigned, "daemon").tx(&made.tx.id).data(json!({
             "payments": ids, "sender": made.tx.sender, "nonce": made.tx.nonce,
             "hash": made.attempts.first().map(|attempt| attempt.hash), "kind": "batch",
@@ -344,8 +350,8 @@ pub(super) async fn give_up(
 ) -> Result<(), EngineError> {
     payment.refusal = Some(why.clone());
     store.advance(payment, Event::GivenUp, now_ms).await?;
-    store.void(payment.id, payment.payee, payment.amount, now_ms).await?;
-    store.outbox("payment.failed", payment, now_ms).await?;
+    store.void(from_ref(payment), now_ms).await?;
+    store.outbox("payment.failed", from_ref(payment), now_ms).await?;
     drafts.push(
         Draft::new(EventKind::PaymentFailed, "daemon")
             .agent(&payment.agent)

@@ -24,7 +24,7 @@ use crate::{
     clock,
     engine::{EngineError, Inner, Stop},
     governance,
-    payment::Event,
+    payment::{Event, State},
     refusal::{Code, Refusal},
     rpc::{Head, RpcError},
     store::{OpenTx, PaymentRow, Tx},
@@ -190,17 +190,22 @@ async fn finish(
     let mut booked = Booked::default();
     store.mark_included(&open.tx.id, receipt.transaction_hash, block.height(), now_ms).await?;
     for (mut payment, (outcome, place)) in payments.into_iter().zip(outcomes) {
-        payment.state = crate::payment::State::Included;
+        payment.state = State::Included;
         payment.tx_hash = Some(place.hash);
         payment.block = Some(place.block);
         payment.block_time_s = Some(place.time_s);
-        settle(&mut store, &mut payment, outcome, now_ms, &mut drafts).await?;
+        if outcome == Outcome::Paid {
+            payment.refusal = None;
+            booked.settled.push(payment);
+            continue;
+        }
+        unpaid(&mut store, &mut payment, outcome, now_ms, &mut drafts).await?;
         match payment.state {
-            crate::payment::State::Paid => booked.settled.push(payment),
-            crate::payment::State::Failed => booked.voided.push(payment),
+            State::Failed => booked.voided.push(payment),
             _ => booked.again = true,
         }
     }
+    paid(&mut store, &mut booked.settled, now_ms, &mut drafts).await?;
     let done = governance::finished(inner, &mut store, &manifest, receipt, &mut drafts).await?;
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
@@ -411,8 +416,37 @@ async fn elsewhere(
     Ok((found, there))
 }
 
-/// Writes how a payment came out.
-async fn settle(
+/// Writes that payments were paid.
+async fn paid(
+    store: &mut Tx,
+    payments: &mut [PaymentRow],
+    now_ms: i64,
+    drafts: &mut Vec<Draft>,
+) -> Result<(), EngineError> {
+    let moved = store.advance_all(payments, Event::Settled, now_ms).await?;
+    if moved != payments.len() as u64 {
+        let why = format!("{moved} of {} paid payments were on their way", payments.len());
+        return Err(EngineError::Encode(why));
+    }
+    store.post(payments, now_ms).await?;
+    store.outbox("payment.finalized", payments, now_ms).await?;
+    for payment in payments {
+        drafts.push(
+            Draft::new(EventKind::PaymentFinalized, "chain")
+                .agent(&payment.agent)
+                .payment(payment.id)
+                .tx(payment.tx_id.as_deref().unwrap_or_default())
+                .data(json!({
+                    "tx": payment.tx_hash, "block": payment.block,
+                    "payee": payment.payee, "amount": payment.amount,
+                })),
+        );
+    }
+    Ok(())
+}
+
+/// Writes why a payment was not paid.
+async fn unpaid(
     store: &mut Tx,
     payment: &mut PaymentRow,
     outcome: Outcome,
@@ -420,23 +454,6 @@ async fn settle(
     drafts: &mut Vec<Draft>,
 ) -> Result<(), EngineError> {
     match outcome {
-        Outcome::Paid => {
-            let reference = payment.tx_id.clone().unwrap_or_default();
-            payment.refusal = None;
-            store.advance(payment, Event::Settled, now_ms).await?;
-            store.post(payment.id, payment.payee, payment.amount, now_ms).await?;
-            store.outbox("payment.finalized", payment, now_ms).await?;
-            drafts.push(
-                Draft::new(EventKind::PaymentFinalized, "chain")
-                    .agent(&payment.agent)
-                    .payment(payment.id)
-                    .tx(&reference)
-                    .data(json!({
-                        "tx": payment.tx_hash, "block": payment.block,
-                        "payee": payment.payee, "amount": payment.amount,
-                    })),
-            );
-        }
         Outcome::Never(why) => give_up(store, payment, why, now_ms, drafts).await?,
         Outcome::Again(why) if payment.tries + 1 >= TRIES || payment.overrides != 0 => {
             give_up(store, payment, why, now_ms, drafts).await?;
@@ -460,7 +477,7 @@ async fn settle(
                     .data(json!({ "refusal": why, "tries": payment.tries })),
             );
         }
-        Outcome::Elsewhere => {
+        Outcome::Paid | Outcome::Elsewhere => {
             return Err(EngineError::Encode(format!("{} is not resolved", payment.id)));
         }
     }
