@@ -12,7 +12,7 @@ help: ## Say what can be made.
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(NODE): package.json package-lock.json
-	npm ci --no-audit --no-fund
+	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 build: ## Build the program.
@@ -40,7 +40,7 @@ test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil.
 	$(CARGO_TEST) --locked
 
 bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
-	cargo bench --locked
+	cargo bench --locked --bench load
 
 lint: $(NODE) ## Formats and lints, nothing changed.
 	cargo fmt --check

@@ -173,6 +173,8 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
             _revoke(abi.decode(arguments, (bytes)), alone);
         } else if (selector == IPolicyChanges.cancelAgentNonce.selector) {
             (address agent, uint256 nonce) = abi.decode(arguments, (address, uint256));
+            // Not the quorum's nonces or another operator's: one operator could block its own removal with those.
+            require(_isAgent(agent), AgentInactive(agent));
             _cancelNonce(agent, nonce);
         } else if (selector == IPolicyChanges.setOperators.selector) {
             require(!alone, NotTightening());

@@ -326,11 +326,9 @@ impl Inner {
             nonce: row.nonce,
             deadline: U256::from(row.deadline_s),
         };
-        let mut summary = contract::describe(&row.change, &self.names())
+        let names = self.names().with_label(&row.change, row.label.as_deref());
+        let summary = contract::describe(&row.change, &names)
             .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
-        if let Some(label) = &row.label {
-            summary = format!("{summary} (label `{label}`)");
-        }
         let (threshold, now_s) = (self.book().threshold, self.now_s());
         let state = match (row.state, row.ready_at_s) {
             (ProposalState::Waiting, Some(ready)) if ready <= now_s => ProposalState::Ready,
@@ -340,6 +338,7 @@ impl Inner {
             id: row.id,
             summary,
             change: row.change.to_string(),
+            label: row.label.clone(),
             typed_data: contract::typed_data(&message, &self.domain)
                 .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?,
             digest: row.digest,

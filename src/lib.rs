@@ -25,6 +25,7 @@ pub mod money;
 pub mod outcome;
 pub mod payment;
 pub mod policy;
+pub mod reconcile;
 pub mod refusal;
 pub mod review;
 pub mod rpc;

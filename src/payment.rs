@@ -399,7 +399,7 @@ pub fn transition(state: State, event: Event) -> Result<State, Illegal> {
 /// A payee as the registry knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Payee {
-    /// Where the money goes, checksummed.
+    /// Where the money goes.
     #[schema(value_type = String)]
     pub address: Address,
     /// The label agents may use, if it has one.

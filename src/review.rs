@@ -165,13 +165,15 @@ pub fn proposal(
     let signed: Change = read_typed_data(&view.typed_data, &domain, view.digest)?;
     same("change", view.change.to_lowercase(), signed.change.to_string())?;
     same("id", view.id, keccak256(&signed.change))?;
-    let title = contract::describe(&signed.change, names)?;
-    let lines = vec![
-        ("proposal", view.id.to_string()),
-        ("calldata", signed.change.to_string()),
-        ("nonce", signed.nonce.to_string()),
-        ("valid until", moment(signed.deadline)),
-    ];
+    let names = names.clone().with_label(&signed.change, view.label.as_deref());
+    let title = contract::describe(&signed.change, &names)?;
+    let mut lines = vec![("proposal", view.id.to_string())];
+    if let Some(label) = &view.label {
+        lines.push(("label", format!("{} (kept by the daemon, not signed)", one_line(label))));
+    }
+    lines.push(("calldata", signed.change.to_string()));
+    lines.push(("nonce", signed.nonce.to_string()));
+    lines.push(("valid until", moment(signed.deadline)));
     Ok(Review::new(title, lines, &signed, wallet))
 }
 

@@ -158,6 +158,7 @@ fn proposed(change: Vec<u8>, shown: &[u8]) -> ProposalView {
         id: keccak256(shown),
         summary: "anything".to_owned(),
         change: hex::encode_prefixed(shown),
+        label: None,
         typed_data: contract::typed_data(&message, &domain).unwrap(),
         digest: contract::digest(&message, &domain),
         state: ProposalState::Collecting,

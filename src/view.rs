@@ -1,7 +1,7 @@
 //! The JSON that surfaces show: payments, permissions, approvals, agents, payees, proposals.
 //!
 //! Amounts are decimal strings; `*_units` stand beside them where a signature depends on them.
-//! Times are RFC 3339 in UTC. Addresses are checksummed.
+//! Times are RFC 3339 in UTC. Addresses and hashes are lower-case hexadecimal.
 
 use alloy::primitives::{Address, B256};
 use jiff::Timestamp;
@@ -245,6 +245,9 @@ pub struct ProposalView {
     pub summary: String,
     /// The change, as calldata of `IPolicyChanges`, hexadecimal.
     pub change: String,
+    /// For a payee: the label agents will use. The daemon keeps it; the chain does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Typed data the quorum signs.
     #[schema(value_type = Object)]
     pub typed_data: serde_json::Value,

@@ -3,6 +3,7 @@
 // A test's helpers fail it by panicking, as its body does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api;
 mod cli;
 mod engine;
 mod support;

@@ -113,6 +113,14 @@ async fn unauthenticated(engine: &Engine, arrived: &Arrived, error: AuthError) -
     Refusal::from(error).into()
 }
 
+/// Tells the audit log of a signature that was used before.
+async fn replayed(engine: &Engine, key_id: &str, target: &str, refusal: Refusal) -> Refusal {
+    if refusal.code == Code::InvalidSignature {
+        engine.note_unauthenticated(Some(key_id), target, &refusal.detail).await;
+    }
+    refusal
+}
+
 /// An agent whose signature holds. Every verb spends the request's nonce first, and needs the whole
 /// caller: one request, one verb.
 pub(super) struct Agent {
@@ -169,17 +177,32 @@ impl Agent {
         key: String,
         request: PaymentRequest,
     ) -> Result<Accepted, Refusal> {
-        self.engine.submit(self.id, self.claim, key, request).await
+        let (engine, key_id) = (self.engine, self.claim.key_id.clone());
+        match engine.submit(self.id, self.claim, key, request).await {
+            Ok(accepted) => Ok(accepted),
+            Err(refusal) => Err(replayed(&engine, &key_id, self.arrived.uri.path(), refusal).await),
+        }
+    }
+
+    /// Spends the nonce.
+    async fn claimed(self) -> Result<(Engine, AgentId), Refusal> {
+        let key_id = self.claim.key_id.clone();
+        match self.engine.claim(self.claim).await {
+            Ok(()) => Ok((self.engine, self.id)),
+            Err(refusal) => {
+                Err(replayed(&self.engine, &key_id, self.arrived.uri.path(), refusal).await)
+            }
+        }
     }
 
     pub(super) async fn simulate(self, request: PaymentRequest) -> Result<Simulation, Refusal> {
-        self.engine.claim(self.claim).await?;
-        self.engine.simulate(&self.id, request).await
+        let (engine, agent) = self.claimed().await?;
+        engine.simulate(&agent, request).await
     }
 
     pub(super) async fn payment(self, id: PaymentId) -> Result<PaymentView, Refusal> {
-        self.engine.claim(self.claim).await?;
-        self.engine.payment(Some(&self.id), id).await
+        let (engine, agent) = self.claimed().await?;
+        engine.payment(Some(&agent), id).await
     }
 
     pub(super) async fn payments(
@@ -188,13 +211,13 @@ impl Agent {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<PaymentPage, Refusal> {
-        self.engine.claim(self.claim).await?;
-        self.engine.payments(Some(&self.id), state, cursor, limit).await
+        let (engine, agent) = self.claimed().await?;
+        engine.payments(Some(&agent), state, cursor, limit).await
     }
 
     pub(super) async fn permissions(self) -> Result<Permissions, Refusal> {
-        self.engine.claim(self.claim).await?;
-        self.engine.permissions(&self.id).await
+        let (engine, agent) = self.claimed().await?;
+        engine.permissions(&agent).await
     }
 }
 
@@ -226,8 +249,14 @@ impl FromRequest<Api> for Operator {
             return Err(Refusal::new(Code::NotOperator, why).hint(hint).into());
         }
         let (key_id, nonce) = (address.to_string(), verified.nonce);
-        engine.claim(NonceClaim { key_id, nonce, expires_s: verified.expires }).await?;
-        Ok(Self { engine, address, arrived })
+        let claim = NonceClaim { key_id, nonce, expires_s: verified.expires };
+        match engine.claim(claim).await {
+            Ok(()) => Ok(Self { engine, address, arrived }),
+            Err(refusal) => {
+                let signer = address.to_string();
+                Err(replayed(&engine, &signer, arrived.uri.path(), refusal).await.into())
+            }
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::{
     money::Usdc,
 };
 
+/// Where the daemon's clients look for it.
+const DEFAULT_API: &str = "http://127.0.0.1:8402";
 /// Looks this often whether the chain still runs.
 const WATCH: Duration = Duration::from_millis(500);
 
@@ -178,17 +180,34 @@ fn page(devnet: &Manifest) -> String {
     }
     rest.add_row(["JSON-RPC", &devnet.rpc, &format!("chain id {}", devnet.chain_id)]);
     rest.add_row(["daemon's API", &devnet.api, "once it runs"]);
-    let (config, dir) = (devnet.config.display(), devnet.dir.display());
-    let (api, operator) = (&devnet.api, devnet.operators.first());
-    let keystore = operator.map_or_else(String::new, |o| o.keystore.display().to_string());
     format!(
-        "{agents}\n\n{operators}\n\n{payees}\n\n{rest}\n\nProfile {profile}. All files, keys and passphrases: {dir}\n\
+        "{agents}\n\n{operators}\n\n{payees}\n\n{rest}\n\n\
+         Profile {}. All files, keys and passphrases: {}\n\
          Every key here is public. Never send real money to these addresses.\n\n\
-         Next, in another terminal:\n  \
-         bursar serve --config {config}\n  \
-         curl {api}/readyz\n  \
-         bursar approvals --keystore {keystore}\n\n\
-         Ctrl-C ends the chain.\n",
-        profile = devnet.profile,
+         Next, in another terminal:\n{}\nCtrl-C ends the chain.\n",
+        devnet.profile,
+        devnet.dir.display(),
+        next_steps(devnet),
     )
+}
+
+/// Commands that work as they stand.
+fn next_steps(devnet: &Manifest) -> String {
+    let mut lines = vec![format!("bursar serve --config {}", devnet.config.display())];
+    if devnet.api != DEFAULT_API {
+        lines.push(format!("export BURSAR_URL={}", devnet.api));
+    }
+    let payee = devnet.payees.keys().next();
+    if let (Some(agent), Some(payee)) = (devnet.agents.values().next(), payee) {
+        let key = agent.request_key.display();
+        lines.push(format!("export BURSAR_AGENT_KEY={key}"));
+        lines.push(format!("bursar pay {payee} 1.25 --reason \"weather data\" --wait"));
+        lines
+            .push(format!("bursar pay {payee} 400 --reason \"a year of it\"   # operators decide"));
+    }
+    if let Some(operator) = devnet.operators.first() {
+        let (keystore, file) = (operator.keystore.display(), operator.passphrase_file.display());
+        lines.push(format!("bursar approvals --keystore {keystore} --passphrase-file {file}"));
+    }
+    lines.iter().map(|line| format!("  {line}\n")).collect()
 }

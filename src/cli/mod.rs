@@ -14,6 +14,7 @@ mod payee;
 mod policy;
 mod policy_change;
 mod policy_check;
+mod reconcile;
 mod remote;
 mod serve;
 pub mod table;
@@ -55,6 +56,8 @@ enum Command {
     Unfreeze(freeze::UnfreezeArgs),
     Payee(payee::Args),
     Policy(policy::Args),
+    /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
+    Reconcile(reconcile::Args),
     /// Print the version.
     Version,
 }
@@ -164,6 +167,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unfreeze(args) => freeze::unfreeze(&args, remote),
         Command::Payee(args) => payee::run(&args, remote),
         Command::Policy(args) => policy::run(&args, remote),
+        Command::Reconcile(args) => reconcile::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

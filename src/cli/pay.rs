@@ -23,7 +23,8 @@ pub struct AgentArgs {
 
 impl AgentArgs {
     fn client(&self, remote: &Remote) -> Result<AgentClient, CliError> {
-        Ok(AgentClient::new(&remote.url, read_agent_key(&self.agent_key)?)?)
+        let key = read_agent_key(&self.agent_key)?;
+        Ok(AgentClient::new(&remote.url, key)?.signed_origin(remote.origin()))
     }
 }
 

@@ -244,23 +244,18 @@ const fn state(state: ProposalState) -> &'static str {
 }
 
 fn told(view: &ProposalView) -> String {
+    let complete = view.signed_by.len() as u64 >= view.threshold;
     let next = match view.state {
-        ProposalState::Collecting => format!("bursar policy sign {}", view.id),
-        ProposalState::Ready => format!("bursar policy apply {}", view.id),
+        ProposalState::Collecting if !complete => format!("bursar policy sign {}", view.id),
+        ProposalState::Collecting | ProposalState::Ready => {
+            format!("bursar policy apply {}", view.id)
+        }
         ProposalState::Waiting => {
             let until = view.ready_at.map_or_else(String::new, |time| time.to_string());
             format!("wait until {until}, then bursar policy apply {}", view.id)
         }
-        ProposalState::Submitted | ProposalState::Executed | ProposalState::Cancelled => {
-            "nothing".to_owned()
-        }
-    };
-    let next = if view.signed_by.len() as u64 >= view.threshold
-        && view.state == ProposalState::Collecting
-    {
-        format!("bursar policy apply {}", view.id)
-    } else {
-        next
+        ProposalState::Submitted => "wait for the chain; bursar policy list tells".to_owned(),
+        ProposalState::Executed | ProposalState::Cancelled => "nothing".to_owned(),
     };
     format!(
         "{}\nproposal  {}\nstate     {}, {} of {} signatures\ndigest    {}\nnext      {next}",

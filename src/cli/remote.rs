@@ -30,12 +30,27 @@ pub struct Remote {
         help_heading = "Global options"
     )]
     pub url: String,
+    /// The daemon's public origin, which signatures name, where a proxy or a tunnel stands between.
+    #[arg(
+        long,
+        global = true,
+        env = "BURSAR_ORIGIN",
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    pub origin: Option<String>,
     /// Print JSON instead of tables and sentences.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
 }
 
 impl Remote {
+    /// What signatures name as the daemon's origin.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        self.origin.as_deref().unwrap_or(&self.url)
+    }
+
     /// Prints `value` as JSON where asked for, else what `text` makes of it.
     ///
     /// # Errors
@@ -111,7 +126,8 @@ impl OperatorArgs {
             return Err(CliError::new(Kind::Refused, text)
                 .hint("sign with an operator's key; agents' and relayers' keys never can"));
         }
-        let client = OperatorClient::new(&remote.url, key, wallet.chain_id, wallet.wallet)?;
+        let client = OperatorClient::new(&remote.url, key, wallet.chain_id, wallet.wallet)?
+            .signed_origin(remote.origin());
         Ok(Session { client, wallet, yes: self.yes })
     }
 }

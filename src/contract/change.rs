@@ -102,6 +102,15 @@ pub fn describe(change: &[u8], names: &Names) -> Result<String, ChangeError> {
 }
 
 impl Names {
+    /// Adds the label that a proposed payee will have, unless its address has a name already.
+    #[must_use]
+    pub fn with_label(mut self, change: &[u8], label: Option<&str>) -> Self {
+        if let (Some(label), Ok(Calls::setPayee(call))) = (label, decode(change)) {
+            self.accounts.entry(call.payee).or_insert_with(|| label.to_owned());
+        }
+        self
+    }
+
     /// Writes an address, with its name in front where it has one.
     #[must_use]
     pub fn account(&self, address: Address) -> String {
@@ -185,9 +194,10 @@ fn moment(unix: u64) -> String {
 fn seconds(seconds: u32) -> String {
     match seconds {
         0 => "no time".to_owned(),
-        s if s % 86_400 == 0 => format!("{} days", s / 86_400),
-        s if s % 3_600 == 0 => format!("{} hours", s / 3_600),
-        s => format!("{s} seconds"),
+        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
     }
 }
 
@@ -242,9 +252,15 @@ mod tests {
         assert_eq!(
             told(payee(4, U48::from(2_500_000), 7_200)),
             "Add payee Acme (0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC): categories category 2; \
-             cap 2.5 USDC; cooldown 2 hours"
+             cap 2.5 USDC; cooldown 2 h"
         );
         assert!(told(payee(0, U48::MAX, 0)).starts_with("Remove payee Acme"));
+        let new = payee(1, U48::MAX, 600).abi_encode();
+        let unnamed = Names::default().with_label(&new, Some("newco"));
+        assert!(describe(&new, &unnamed).unwrap().starts_with("Add payee newco (0x"));
+        assert!(describe(&new, &unnamed).unwrap().ends_with("cooldown 10 min"));
+        let named = names().with_label(&new, Some("newco"));
+        assert!(describe(&new, &named).unwrap().starts_with("Add payee Acme (0x"));
         assert_eq!(
             told(IPolicyChanges::setAgentCall {
                 agent: Address::repeat_byte(1),
@@ -277,7 +293,7 @@ mod tests {
                 selector: IPolicyChanges::setPayeeCall::SELECTOR.into(),
                 delay: 172_800,
             }),
-            "Let setPayee wait 2 days before it runs"
+            "Let setPayee wait 2 d before it runs"
         );
         assert!(
             told(IPolicyChanges::setOperatorsCall {

@@ -11,9 +11,7 @@ use std::{
 
 use alloy::{primitives::Address, signers::local::PrivateKeySigner};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
-use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,7 +20,7 @@ use super::{
     profile::{Plan, Profile},
 };
 use crate::{
-    keys::{KdfParams, Keys, Mnemonic, Passphrase, operator, seed},
+    keys::{KdfParams, Keys, Mnemonic, Passphrase, create_agent_key, operator, seed},
     money::Usdc,
     payment::AgentId,
     policy::{Categories, Policy},
@@ -50,12 +48,14 @@ pub(super) struct CastAgent {
     pub policy: Policy,
     pub address: Address,
     text: String,
-    request_key: SigningKey,
+    request_key: PathBuf,
 }
 
 impl Cast {
-    /// Derives and makes every key of the plan.
-    pub(super) fn make(plan: &Plan, profile: &Profile) -> Result<Self, DevnetError> {
+    /// Derives every key of the plan, and makes the agents' request keys as files in `dir`.
+    pub(super) fn make(plan: &Plan, profile: &Profile, dir: &Path) -> Result<Self, DevnetError> {
+        let folder = dir.join("agents");
+        fs::create_dir(&folder).map_err(|e| DevnetError::io("create", &folder, e))?;
         let categories = Categories::new(plan.categories.clone())?;
         let mnemonic = Mnemonic::parse(&plan.seed_mnemonic)?;
         let keys = Keys::from_mnemonic(&mnemonic)?;
@@ -67,8 +67,9 @@ impl Cast {
         })?;
         let mut agents = Vec::new();
         for (index, agent) in (0..).zip(&plan.agents) {
-            let request_key = SigningKey::generate(&mut OsRng);
-            let public = BASE64_URL_SAFE_NO_PAD.encode(request_key.verifying_key().as_bytes());
+            let request_key = folder.join(format!("{}.key", agent.name));
+            let key = create_agent_key(&request_key)?.verifying_key();
+            let public = BASE64_URL_SAFE_NO_PAD.encode(key.as_bytes());
             let text = format!(
                 "agent = \"{}\"\nkey_index = {index}\npublic_key = \"{public}\"\nexpires = \"{expires}\"\n{}",
                 agent.name, agent.policy
@@ -165,7 +166,7 @@ pub struct AgentEntry {
     pub sponsor: String,
     /// Its policy file.
     pub policy: PathBuf,
-    /// Its Ed25519 request key: 32 bytes in base64url.
+    /// Its Ed25519 request key, as `bursar pay --agent-key` reads it.
     pub request_key: PathBuf,
     /// Largest payment without operators.
     pub ceiling: Usdc,
@@ -239,7 +240,7 @@ pub(super) fn write(
     deployed: &Deployed,
     rpc: &str,
 ) -> Result<Manifest, DevnetError> {
-    for folder in ["policies", "agents", "operators"] {
+    for folder in ["policies", "operators"] {
         let path = dir.join(folder);
         fs::create_dir(&path).map_err(|e| DevnetError::io("create", &path, e))?;
     }
@@ -264,14 +265,12 @@ pub(super) fn write(
         let name = &agent.policy.agent;
         let policy = dir.join(format!("policies/{name}.toml"));
         write_public(&policy, &agent.text)?;
-        let request_key = dir.join(format!("agents/{name}.key"));
-        write_private(&request_key, &BASE64_URL_SAFE_NO_PAD.encode(agent.request_key.as_bytes()))?;
         let limits = &agent.policy.limits;
         let entry = AgentEntry {
             address: agent.address,
             sponsor: agent.policy.sponsor.clone(),
             policy,
-            request_key,
+            request_key: agent.request_key.clone(),
             ceiling: limits.ceiling,
             day: limits.day,
             month: limits.month,

@@ -71,7 +71,7 @@ impl Devnet {
         let block_time = options.block_time.unwrap_or(BlockTime::Every(profile.block_time_ms));
         let anvil =
             Anvil::start(&profile, options.port, block_time, &dir.join("anvil.log")).await?;
-        let cast = files::Cast::make(&plan, &profile)?;
+        let cast = files::Cast::make(&plan, &profile, &dir)?;
         let deployed = deploy::deploy(anvil.url(), &profile, &plan, &cast).await?;
         let manifest =
             files::write(&dir, &options, &profile, &plan, &cast, &deployed, anvil.url())?;

@@ -75,7 +75,7 @@ impl Profile {
     /// Reads the embedded file.
     ///
     /// # Errors
-    /// [`DevnetError::Description`] if the file has a fault, which a test of this module excludes.
+    /// [`DevnetError::Description`] if the file has a fault, which starting each profile in a test excludes.
     pub fn load(name: ProfileName) -> Result<Self, DevnetError> {
         let (file, text) = name.source();
         toml::from_str(text)
@@ -155,7 +155,7 @@ impl Plan {
     /// Reads the embedded file.
     ///
     /// # Errors
-    /// [`DevnetError::Description`] if the file has a fault, which a test of this module excludes.
+    /// [`DevnetError::Description`] if the file has a fault, which starting each profile in a test excludes.
     pub fn load() -> Result<Self, DevnetError> {
         toml::from_str(include_str!("../../script/devnet.toml")).map_err(|source| {
             DevnetError::Description { file: "script/devnet.toml", source: Box::new(source) }

@@ -9,6 +9,7 @@ mod ledger;
 mod many;
 mod payment;
 mod registry;
+mod settled;
 mod tx;
 
 use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ pub use self::{
     ledger::Posting,
     payment::{ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
+    settled::SettledPayment,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 

@@ -4,3 +4,4 @@ mod devnet;
 /// Needs Linux for setsid(1) and `/dev/fd` semantics.
 #[cfg(target_os = "linux")]
 mod init;
+mod reconcile;
