@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bursar::devnet::Manifest;
+use bursar::{config::Config, devnet::Manifest, store::Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
@@ -115,9 +115,11 @@ async fn play(
             to_kill = None;
             view.say("SIGKILL for the daemon, in the middle of everything …");
             daemon.kill().await?;
+            let open = on_their_way(&devnet).await?;
+            view.say(&format!("… it left {open} accepted payments that are not final …"));
             tokio::time::sleep(DEAD_FOR).await;
             daemon = serve(bursar, &devnet).await?;
-            view.say("… and it is back, from its store alone.");
+            view.say("… and is back, from its store alone.");
         }
     }
     view.finish();
@@ -143,6 +145,14 @@ async fn serve(bursar: &Path, devnet: &Manifest) -> anyhow::Result<Logged> {
         .until(async || reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()))
         .await?;
     Ok(daemon)
+}
+
+/// Counts what a dead daemon had promised and not finished.
+async fn on_their_way(devnet: &Manifest) -> anyhow::Result<usize> {
+    let store = Store::open(&Config::read(&devnet.config)?.store).await?;
+    let open = store.payments_open().await?.len();
+    store.close().await;
+    Ok(open)
 }
 
 /// Runs a check of `bursar` as a process of its own and shows what it says.

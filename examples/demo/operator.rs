@@ -149,10 +149,8 @@ impl Operator<'_> {
         let order =
             review::tighten(change.into(), u64::try_from(deadline)?, &self.wallet, &self.names)?;
         let receipt = self.client.tighten(&order.sign(self.client.key())?).await?;
-        Note::Operator {
-            text: format!("freezes {name}, alone, at once (transaction {receipt:.8}…)"),
-        }
-        .send();
+        let text = format!("freezes {name}, alone, at once: transaction {}", short(&receipt));
+        Note::Operator { text }.send();
         Ok(())
     }
 }
