@@ -73,9 +73,12 @@ impl Review {
     ) -> Self {
         let domain = contract::domain(wallet.chain_id, wallet.wallet);
         let mut lines = lines;
+        for (_, value) in &mut lines {
+            *value = one_line(value);
+        }
         lines.push(("wallet", format!("{} on chain {}", wallet.wallet, wallet.chain_id)));
         Self {
-            title,
+            title: one_line(&title),
             lines,
             primary_type: T::NAME,
             digest: contract::digest(message, &domain),
@@ -126,7 +129,7 @@ pub fn approval(
         ("agent", format!("{} ({})", payment.agent, signed.agent)),
         ("payee", names.account(signed.to)),
         ("amount", format!("{} USDC ({} base units)", payment.amount, signed.amount)),
-        ("reason", one_line(&payment.reason)),
+        ("reason", payment.reason.clone()),
     ];
     let context = [
         ("invoice", &payment.context.invoice),
@@ -138,7 +141,7 @@ pub fn approval(
     ];
     for (name, text) in context {
         if let Some(text) = text {
-            lines.push((name, one_line(text)));
+            lines.push((name, text.clone()));
         }
     }
     if let Some(evidence) = payment.context.evidence {
@@ -238,9 +241,11 @@ fn same<T: PartialEq + ToString>(
     Err(ReviewError::Differs { field, shown: shown.to_string(), signed: signed.to_string() })
 }
 
-/// Writes an agent's own words so that they cannot forge a line of their own, nor move the cursor.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// Writes foreign words (reasons, labels, names) so that they can neither forge a line of their own,
+/// nor move the cursor, nor turn the writing around.
+pub(crate) fn one_line(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
 fn moment(unix: U256) -> String {

@@ -187,6 +187,17 @@ fn a_proposal_is_told_from_its_bytes_not_its_summary() {
 }
 
 #[test]
+fn a_name_cannot_paint_over_what_is_signed() {
+    let freeze = IPolicyChanges::setFrozenCall { agent: AGENT, frozen: true }.abi_encode();
+    let evil = "x\u{1b}[2K\r\nFreeze nobody \u{202e}".to_owned();
+    let names = Names { accounts: [(AGENT, evil)].into(), categories: vec![] };
+    let order = tighten(freeze.into(), 1_900_000_000, &wallet(), &names).unwrap();
+    let title = order.review.title;
+    assert!(title.ends_with(&format!("({AGENT})")), "{title:?}");
+    assert!(!title.contains(['\u{1b}', '\r', '\n', '\u{202e}']), "{title:?}");
+}
+
+#[test]
 fn an_order_is_signed_over_tighten() {
     let change = IPolicyChanges::setFrozenCall { agent: Address::ZERO, frozen: true };
     let order = tighten(change.abi_encode().into(), 1_900_000_000, &wallet(), &names()).unwrap();

@@ -1,12 +1,13 @@
 //! What is the same around every route: correlation id, span, time limit, problem bodies.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
+use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tracing::Instrument as _;
 
@@ -35,10 +36,18 @@ pub(super) async fn frame(
     // Neither headers nor bodies: they hold signatures and other people's reasons.
     let span = tracing::info_span!("http", %method, route, correlation_id = %id);
     async move {
-        let answer = tokio::time::timeout(config.timeout, next.run(request)).await;
-        let mut response = match answer {
-            Ok(response) => explain(response, &path, &id),
-            Err(_) => Problem::new(timed_out(&method), &path, &id).into_response(),
+        // A handler that panics costs its own request, not the connection's others.
+        let run = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let mut response = match tokio::time::timeout(config.timeout, run).await {
+            Ok(Ok(response)) => explain(response, &path, &id),
+            Ok(Err(_)) => {
+                let fault = from_status(StatusCode::INTERNAL_SERVER_ERROR);
+                Problem::new(unsure(fault, &method), &path, &id).into_response()
+            }
+            Err(_) => {
+                let late = Refusal::new(Code::TimedOut, "the answer took too long").retry_after(1);
+                Problem::new(unsure(late, &method), &path, &id).into_response()
+            }
         };
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::try_from(&id) {
@@ -98,9 +107,8 @@ fn is_bare_error(response: &Response) -> bool {
     response.status().is_client_error() || response.status().is_server_error()
 }
 
-/// A request that reads moved nothing; one that writes may have.
-fn timed_out(method: &Method) -> Refusal {
-    let mut refusal = Refusal::new(Code::TimedOut, "the answer took too long").retry_after(1);
+/// An answer that broke off: a request that reads moved nothing; one that writes may have.
+fn unsure(mut refusal: Refusal, method: &Method) -> Refusal {
     if method != Method::GET {
         refusal.funds_moved = FundsMoved::Maybe;
         refusal = refusal.hint(

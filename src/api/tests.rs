@@ -106,6 +106,10 @@ async fn refused() -> Refused {
     Refusal::new(Code::LoopDetected, "again").retry_after(30).into()
 }
 
+async fn broken() {
+    panic!("a handler's fault");
+}
+
 async fn slow() {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
@@ -115,6 +119,7 @@ async fn every_error_is_a_problem_with_the_request_s_id() {
     let router = Router::new()
         .route("/refused", get(refused))
         .route("/slow", get(slow).post(slow))
+        .route("/panic", get(broken).post(broken))
         .route("/bare", post(|| async { http::StatusCode::IM_A_TEAPOT }));
     let origin = framed(router).await;
     let http = reqwest::Client::new();
@@ -124,6 +129,8 @@ async fn every_error_is_a_problem_with_the_request_s_id() {
         ("DELETE", "/refused", 405, Code::MethodNotAllowed),
         ("GET", "/slow", 503, Code::TimedOut),
         ("POST", "/slow", 503, Code::TimedOut),
+        ("GET", "/panic", 500, Code::Internal),
+        ("POST", "/panic", 500, Code::Internal),
         ("POST", "/bare", 400, Code::InvalidRequest),
     ] {
         let request = http.request(method.parse().unwrap(), format!("{origin}{path}"));
@@ -140,7 +147,8 @@ async fn every_error_is_a_problem_with_the_request_s_id() {
         let problem: Problem = answer.json().await.unwrap();
         assert_eq!((problem.status, problem.refusal.code), (status, code));
         assert_eq!((problem.instance.as_str(), problem.correlation_id.as_str()), (path, "trace-7"));
-        let maybe = code == Code::TimedOut && method == "POST";
+        let broke_off = matches!(code, Code::TimedOut | Code::Internal);
+        let maybe = broke_off && method == "POST";
         let moved = if maybe { FundsMoved::Maybe } else { FundsMoved::No };
         assert_eq!(problem.refusal.funds_moved, moved);
     }

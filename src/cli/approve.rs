@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     payment::PaymentId,
-    review::{self, Review},
+    review::{self, Review, one_line},
     view::ApprovalView,
 };
 
@@ -129,7 +129,7 @@ fn many(views: &[ApprovalView]) -> String {
             view.overrides.join(", "),
             format!("{}/{}", view.signed_by.len(), view.threshold),
             view.expires_at.to_string(),
-            payment.reason.escape_debug().to_string(),
+            one_line(&payment.reason),
         ]);
     }
     rows.to_string()

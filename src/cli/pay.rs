@@ -10,6 +10,7 @@ use crate::{
     client::AgentClient,
     keys::read_agent_key,
     payment::{Context, PaymentId, PaymentRequest, State},
+    review::one_line,
     view::{LimitView, PaymentPage, PaymentView, Permissions, Simulation, Verdict},
 };
 
@@ -194,7 +195,7 @@ fn payment_text(payment: &PaymentView) -> String {
         ("state", payment.state.to_string()),
         ("payee", payee),
         ("amount", format!("{} USDC", payment.amount)),
-        ("reason", payment.reason.clone()),
+        ("reason", one_line(&payment.reason)),
         ("key", payment.idempotency_key.clone()),
         ("accepted", payment.created_at.to_string()),
     ];

@@ -13,7 +13,7 @@ use crate::{
     contract::{ChangeError, Names},
     keys::OperatorKeyArgs,
     policy::{Categories, CategoriesError},
-    review::{Review, ReviewError},
+    review::{Review, ReviewError, one_line},
     view::{AgentView, WalletView},
 };
 
@@ -63,7 +63,8 @@ impl Remote {
         let shown = if self.json {
             serde_json::to_string_pretty(value).map_err(|e| CliError::new(Kind::Refused, e))?
         } else {
-            text(value)
+            // Reasons, labels and names come from elsewhere; only line feeds of ours pass.
+            text(value).lines().map(one_line).collect::<Vec<_>>().join("\n")
         };
         // A closed pipe (`| head`) is not worth an error.
         let _ = writeln!(io::stdout(), "{shown}");
@@ -228,7 +229,7 @@ impl From<ClientError> for CliError {
 /// Tells a problem in full: rule and room, when to come back, whether money moved, the hint.
 fn refused(problem: &Problem) -> CliError {
     let refusal = &problem.refusal;
-    let mut text = format!("{} ({})", refusal.detail, refusal.code.as_str());
+    let mut text = format!("{} ({})", one_line(&refusal.detail), refusal.code.as_str());
     let facts = [
         ("rule", &refusal.rule),
         ("limit", &refusal.limit),
@@ -239,7 +240,7 @@ fn refused(problem: &Problem) -> CliError {
     ];
     for (name, value) in facts {
         if let Some(value) = value {
-            text.push_str(&format!("\n  {name}: {value}"));
+            text.push_str(&format!("\n  {name}: {}", one_line(value)));
         }
     }
     let moved = match refusal.funds_moved {
@@ -251,7 +252,7 @@ fn refused(problem: &Problem) -> CliError {
     let kind = if problem.status >= 500 { Kind::Unreachable } else { Kind::Refused };
     let error = CliError::new(kind, text);
     match &refusal.hint {
-        Some(hint) => error.hint(hint.clone()),
+        Some(hint) => error.hint(one_line(hint)),
         None => error,
     }
 }
