@@ -58,6 +58,7 @@ contract W01_WindowEdge is Stage {
 
     /// @dev Random payments of two agents against a ghost that keeps every payment: no window of the true length
     /// holds more than its cap, and what a window of length + step has room for is not refused.
+    /// forge-config: ci.fuzz.runs = 1000
     function test_no_interval_holds_more_than_its_cap(uint256 seed) public {
         enact(setCap(WALLET_CAP));
         vm.warp(START + 10 days);

@@ -107,6 +107,28 @@ contract W25_Timelock is Stage {
         wallet.execute(change);
     }
 
+    /// @dev A pending change knows nothing of what happened since: who tightens has to revoke it too.
+    function test_a_pending_loosening_outlives_a_tightening_until_revoked() public {
+        bytes memory wider = setPayee(shop, PayeeLimits(1, uint48(500 * USD), 0));
+        uint256 ready = _submitted(wider);
+        tightenBy(0, setPayee(shop, PayeeLimits(1, uint48(USD), 0)));
+        uint256 before = vm.snapshotState();
+
+        vm.warp(ready);
+        vm.prank(stranger);
+        wallet.execute(wider);
+        (PayeeLimits memory l,,) = wallet.payeeLimits(shop);
+        assertEq(l.cap, 500 * USD);
+
+        vm.revertToState(before);
+        tightenBy(0, abi.encodeCall(IPolicyChanges.revoke, (wider)));
+        vm.warp(ready);
+        vm.expectRevert(abi.encodeWithSelector(IPolicyWallet.NotPending.selector, keccak256(wider)));
+        wallet.execute(wider);
+        (l,,) = wallet.payeeLimits(shop);
+        assertEq(l.cap, USD);
+    }
+
     function test_no_operator_alone_blocks_its_own_removal() public {
         bytes[] memory gone = new bytes[](1);
         gone[0] = abi.encodePacked(operators[2]);

@@ -51,6 +51,7 @@ contract W35_EventTruth is Stage {
     }
 
     /// @dev Random traffic with failures; then the logs alone rebuild money and counters.
+    /// forge-config: ci.fuzz.runs = 1000
     function test_logs_rebuild_the_counters(uint256 seed) public {
         AgentLimits memory l = limits();
         l.monthCap = uint48(3 * DAY_CAP);
