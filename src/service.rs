@@ -1,9 +1,10 @@
 //! The daemon: all wiring, in one function that tests call too.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256};
 use ed25519_dalek::VerifyingKey;
+use futures_util::TryStreamExt as _;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
@@ -25,6 +26,7 @@ use crate::{
     governance, intake,
     keys::{KeyError, Keys},
     metrics::Metrics,
+    payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
     rpc::{Rpc, RpcError},
     store::{AgentRow, Store, StoreError},
@@ -35,6 +37,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 /// Seconds between signed marks of the audit log's head.
 const ANCHOR_EVERY: Duration = Duration::from_secs(10);
+
+/// Policy files that are read before they are noted in the audit log.
+const NOTED: usize = 256;
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -266,7 +271,8 @@ async fn load_agents(
     book: &mut Book,
 ) -> Result<(), StartError> {
     let read = |path: &Path, source| StartError::Read { path: path.display().to_string(), source };
-    let known = store.agents().await?;
+    let known: HashMap<AgentId, AgentRow> =
+        store.agents().await?.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut files: Vec<_> = std::fs::read_dir(&config.policies)
         .map_err(|source| read(&config.policies, source))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -291,7 +297,7 @@ async fn load_agents(
                 policy.key_index
             )));
         }
-        let before = known.iter().find(|row| row.id == policy.agent);
+        let before = known.get(&policy.agent);
         if let Some(row) = before
             && row.address != address
         {
@@ -327,6 +333,10 @@ async fn load_agents(
                 "file": path.file_name().map(|name| name.to_string_lossy()),
                 "hash": policy_hash, "revision": revision, "address": address, "policy": text,
             })));
+            // Every entry has its policy's text: not all of them at once in memory.
+            if drafts.len() == NOTED {
+                tx.append_audit(&std::mem::take(&mut drafts), clock::now_ms()).await?;
+            }
         }
         let public_key = VerifyingKey::from_bytes(&policy.public_key)
             .map_err(|_| conflict("public_key is not an Ed25519 key".into()))?;
@@ -377,26 +387,33 @@ async fn load_payees(config: &Config, store: &Store, book: &mut Book) -> Result<
 /// payment; adding them up is left out where no policy limits them.
 async fn load_history(inner: &Inner) -> Result<(), StartError> {
     let now_s = inner.now_s();
-    let settled = inner.store.settled_since(now_s.saturating_sub(38 * 86_400), 3_600).await?;
-    let since_ms = clock::now_ms() - 26 * 3_600_000;
-    let accepted = inner.store.accepted_since(since_ms, 1_000).await?;
-    let open = inner.store.payments_open().await?;
+    let mut settled = pin!(
+        inner
+            .store
+            .settled_since(now_s.saturating_sub(38 * 86_400), now_s.saturating_sub(2 * 86_400))
+    );
+    while let Some(row) = settled.try_next().await? {
+        // No window of a payee counts what was paid: the contract's record does.
+        let facts = Facts { payee: Address::ZERO, amount: row.amount, overrides: row.overrides };
+        let outcome = Outcome::Paid { block_time_s: row.block_time_s };
+        inner.book().replay(&row.agent, &facts, outcome);
+    }
     let counts_lifetime =
         inner.book().agents.values().any(|known| known.policy.limits.lifetime.is_some());
-    let ever = if counts_lifetime { inner.store.paid_ever().await? } else { Vec::new() };
-    let mut book = inner.book();
-    for row in settled {
-        let facts = Facts { payee: row.payee, amount: row.amount, overrides: row.overrides };
-        book.replay(&row.agent, &facts, Outcome::Paid { block_time_s: row.block_time_s });
+    if counts_lifetime {
+        for (agent, paid) in inner.store.paid_ever().await? {
+            inner.book().carry_lifetime(&agent, paid);
+        }
     }
-    for (agent, paid) in ever {
-        book.carry_lifetime(&agent, paid);
-    }
+    let open = inner.store.payments_open().await?;
     for row in &open {
-        book.replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);
+        inner.book().replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);
     }
-    for (agent, payee, amount, at_s, count) in accepted {
-        book.recount(&agent, &Facts { payee, amount, overrides: 0 }, at_s, count);
+    let since_ms = clock::now_ms() - 26 * 3_600_000;
+    let mut accepted = pin!(inner.store.accepted_since(since_ms, 1_000));
+    while let Some(row) = accepted.try_next().await? {
+        let facts = Facts { payee: row.payee, amount: row.amount, overrides: 0 };
+        inner.book().recount(&row.agent, &facts, row.at_s, row.count);
     }
     info!(reserved = open.len(), "took up what was on its way");
     Ok(())

@@ -109,25 +109,21 @@ impl Tx {
             seq: unsigned("audit_head.seq", row.try_get(0)?)?,
             head: hash(&row.try_get::<String, _>(1)?),
         };
-        let mut entries = Vec::with_capacity(drafts.len());
-        for draft in drafts {
-            let draft = Draft { at_ms: now_ms, ..draft.clone() };
-            let entry = chain
-                .append(draft)
-                .map_err(|error| StoreError::corrupt("audit_entry.data", error))?;
-            entries.push(entry);
-        }
-        for part in parts(&entries) {
+        for part in parts(drafts) {
             let mut insert = INSERT.of(part.len());
-            for entry in part {
+            for draft in part {
+                let draft = Draft { at_ms: now_ms, ..draft.clone() };
+                let entry = chain
+                    .append(draft)
+                    .map_err(|error| StoreError::corrupt("audit_entry.data", error))?;
                 insert = insert
                     .bind(entry.seq.cast_signed())
                     .bind(entry.at_ms)
-                    .bind(entry.kind.clone())
-                    .bind(entry.actor.clone())
+                    .bind(entry.kind)
+                    .bind(entry.actor)
                     .bind(entry.agent.as_ref().map(ToString::to_string))
                     .bind(entry.payment.map(|id| id.to_string()))
-                    .bind(entry.reference.clone())
+                    .bind(entry.reference)
                     .bind(entry.data.to_string())
                     .bind(entry.prev.to_string())
                     .bind(entry.hash.to_string());

@@ -25,7 +25,7 @@ impl Many {
         sqlx::query(AssertSqlSafe(self.text(rows)))
     }
 
-    fn text(&self, rows: usize) -> String {
+    pub(super) fn text(&self, rows: usize) -> String {
         let mut text = format!("{} VALUES ", self.head);
         for row in 0..rows {
             text.push_str(if row == 0 { "(" } else { ", (" });

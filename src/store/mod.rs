@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     ledger::Posting,
-    payment::{ItemRef, PaymentRow, SettledRow},
+    payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
     settled::SettledPayment,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},

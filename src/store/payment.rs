@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use alloy::primitives::{Address, B256};
+use futures_util::{Stream, StreamExt as _};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
@@ -90,34 +91,58 @@ impl ItemRef {
     }
 }
 
-/// A paid payment, as the rolling windows need it at start.
+/// The longest step that the agent's day, the wallet's day and the agent's month consist of whole
+/// (6 hours, 8 hours, 7.5 days), in seconds.
+const STEP_S: i64 = 7_200;
+/// The step of the month alone, in seconds.
+const MONTH_STEP_S: i64 = 648_000;
+
+/// What an agent paid within a step of time, as the rolling windows need it at start.
 #[derive(Clone, Debug)]
 pub struct SettledRow {
     /// Who paid.
     pub agent: AgentId,
-    /// To whom.
-    pub payee: Address,
     /// How much.
     pub amount: Usdc,
     /// What the quorum set aside.
     pub overrides: u8,
-    /// Block time, seconds.
+    /// Start of the step, unix seconds.
     pub block_time_s: u64,
+}
+
+/// Equal payments that were accepted within a step of time.
+#[derive(Clone, Debug)]
+pub struct AcceptedRow {
+    /// Who asked.
+    pub agent: AgentId,
+    /// Where the money goes.
+    pub payee: Address,
+    /// How much, each.
+    pub amount: Usdc,
+    /// Start of the step, unix seconds.
+    pub at_s: u64,
+    /// How many.
+    pub count: u64,
 }
 
 macro_rules! select {
     ($rest:literal) => {
+        select!(from "payment ", $rest)
+    };
+    (from $from:literal, $rest:literal) => {
         concat!(
             "SELECT id, agent_id, idempotency_key, fingerprint, payee, payee_label, amount, reason, ",
             "context, context_hash, state, overrides, policy_version, refusal, tx_id, item_index, ",
             "tries, not_before_ms, expires_ms, tx_hash, block, block_time_s, created_ms, updated_ms ",
-            "FROM payment ",
+            "FROM ",
+            $from,
             $rest
         )
     };
 }
 
-/// `VALUES` in a query names its columns column1, column2, … in every database.
+// `VALUES` in a query names its columns column1, column2, … in every database. Lists are joined, not
+// searched with IN: SQLite reads the whole table for `(a, b) IN (VALUES …)`.
 const ADVANCE: Many = Many {
     head: "UPDATE payment SET state = $2, updated_ms = $3, refusal = v.column2, tx_id = v.column3,
              item_index = v.column4, tries = v.column5, not_before_ms = v.column6,
@@ -130,19 +155,19 @@ const ADVANCE: Many = Many {
 };
 
 const BY_KEY: Many = Many {
-    head: select!("WHERE (agent_id, idempotency_key) IN ("),
+    head: select!(from "(", ""),
     shared: 0,
     columns: 2,
-    tail: ")",
+    tail: ") AS v CROSS JOIN payment
+            WHERE agent_id = v.column1 AND idempotency_key = v.column2",
 };
 
 const TAKEN: Many = Many {
-    head: "SELECT payee, invoice FROM payment
-           WHERE state NOT IN ('denied', 'failed', 'rejected', 'expired')
-             AND (payee, invoice) IN (",
+    head: "SELECT payee, invoice FROM (",
     shared: 0,
     columns: 2,
-    tail: ")",
+    tail: ") AS v CROSS JOIN payment WHERE payee = v.column1 AND invoice = v.column2
+             AND state NOT IN ('denied', 'failed', 'rejected', 'expired')",
 };
 
 const INSERT: Many = Many {
@@ -289,13 +314,8 @@ impl Store {
         now_ms: i64,
         limit: u32,
     ) -> Result<Vec<PaymentRow>, StoreError> {
-        let rows = sqlx::query(select!(
-            "WHERE state = 'queued' AND not_before_ms <= $1 ORDER BY not_before_ms LIMIT $2"
-        ))
-        .bind(now_ms)
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?;
+        let query = sqlx::query(QUEUED).bind(now_ms).bind(i64::from(limit));
+        let rows = query.fetch_all(&self.readers).await?;
         all(&rows)
     }
 
@@ -304,10 +324,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn payments_of_tx(&self, tx_id: &str) -> Result<Vec<PaymentRow>, StoreError> {
-        let rows = sqlx::query(select!("WHERE tx_id = $1 ORDER BY item_index"))
-            .bind(tx_id)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows = sqlx::query(OF_TX).bind(tx_id).fetch_all(&self.readers).await?;
         all(&rows)
     }
 
@@ -324,38 +341,36 @@ impl Store {
         all(&rows)
     }
 
-    /// Reads what was paid in blocks since `since_s`, grouped into steps of `step_s` seconds so
-    /// that the answer stays small: for the windows at start.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn settled_since(
+    /// Adds up what was paid in blocks since `since_s`: by steps of [`MONTH_STEP_S`] before
+    /// `recent_s`, of [`STEP_S`] from then on. A row at a time: there are few steps, but they may
+    /// be many agents'.
+    pub fn settled_since(
         &self,
         since_s: u64,
-        step_s: u32,
-    ) -> Result<Vec<SettledRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT agent_id, payee, overrides, block_time_s / $2 AS step,
-                    CAST(SUM(amount) AS BIGINT) AS total
+        recent_s: u64,
+    ) -> impl Stream<Item = Result<SettledRow, StoreError>> + Send + '_ {
+        let read = |row: AnyRow| {
+            Ok(SettledRow {
+                agent: parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
+                overrides: narrow("payment.overrides", row.try_get(1)?)?,
+                block_time_s: unsigned("payment.block_time_s", row.try_get(2)?)?,
+                amount: narrow_amount(row.try_get(3)?)?,
+            })
+        };
+        sqlx::query(
+            "SELECT agent_id, overrides,
+               CASE WHEN block_time_s >= $2 THEN block_time_s / $3 * $3
+                 ELSE block_time_s / $4 * $4 END AS step,
+               CAST(SUM(amount) AS BIGINT)
              FROM payment WHERE state = 'paid' AND block_time_s >= $1
-             GROUP BY agent_id, payee, overrides, step",
+             GROUP BY agent_id, overrides, step",
         )
         .bind(i64::try_from(since_s).unwrap_or(i64::MAX))
-        .bind(i64::from(step_s))
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let step: i64 = row.try_get(3)?;
-                Ok(SettledRow {
-                    agent: parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
-                    payee: parse("payment.payee", &row.try_get::<String, _>(1)?)?,
-                    overrides: narrow("payment.overrides", row.try_get(2)?)?,
-                    block_time_s: unsigned("payment.block_time_s", step)? * u64::from(step_s),
-                    amount: narrow_amount(row.try_get(4)?)?,
-                })
-            })
-            .collect()
+        .bind(i64::try_from(recent_s).unwrap_or(i64::MAX))
+        .bind(STEP_S)
+        .bind(MONTH_STEP_S)
+        .fetch(&self.readers)
+        .map(move |row| read(row?))
     }
 
     /// Adds up what each agent was ever paid for against its own caps (override bit 4 not set).
@@ -378,36 +393,31 @@ impl Store {
     }
 
     /// Counts what each agent had accepted since `since_ms`, by payee, amount and time step of
-    /// `step_ms`: for the count limits at start.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn accepted_since(
+    /// `step_ms`, a row at a time: for the count limits at start.
+    pub fn accepted_since(
         &self,
         since_ms: i64,
         step_ms: i64,
-    ) -> Result<Vec<(AgentId, Address, Usdc, u64, u64)>, StoreError> {
-        let rows = sqlx::query(
+    ) -> impl Stream<Item = Result<AcceptedRow, StoreError>> + Send + '_ {
+        let read = move |row: AnyRow| {
+            let step: i64 = row.try_get(3)?;
+            Ok(AcceptedRow {
+                agent: parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
+                payee: parse("payment.payee", &row.try_get::<String, _>(1)?)?,
+                amount: narrow_amount(row.try_get(2)?)?,
+                at_s: unsigned("payment.created_ms", step * step_ms / 1_000)?,
+                count: unsigned("payment.count", row.try_get(4)?)?,
+            })
+        };
+        sqlx::query(
             "SELECT agent_id, payee, amount, created_ms / $2 AS step, CAST(COUNT(*) AS BIGINT)
              FROM payment WHERE created_ms >= $1 AND state <> 'denied'
              GROUP BY agent_id, payee, amount, step",
         )
         .bind(since_ms)
         .bind(step_ms)
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let step: i64 = row.try_get(3)?;
-                Ok((
-                    parse("payment.agent_id", &row.try_get::<String, _>(0)?)?,
-                    parse("payment.payee", &row.try_get::<String, _>(1)?)?,
-                    narrow_amount(row.try_get(2)?)?,
-                    unsigned("payment.created_ms", step * step_ms / 1_000)?,
-                    unsigned("payment.count", row.try_get(4)?)?,
-                ))
-            })
-            .collect()
+        .fetch(&self.readers)
+        .map(move |row| read(row?))
     }
 
     /// Is this invoice of this payee paid, or being paid?
@@ -428,15 +438,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn backlog(&self) -> Result<(u64, Option<i64>), StoreError> {
-        let row = sqlx::query(
-            "SELECT CAST(COUNT(*) AS BIGINT), MIN(created_ms) FROM payment
-             WHERE state IN ('queued', 'signed', 'broadcast', 'included')",
-        )
-        .fetch_one(&self.readers)
-        .await?;
+        let row = sqlx::query(BACKLOG).fetch_one(&self.readers).await?;
         Ok((unsigned("payment.count", row.try_get(0)?)?, row.try_get(1)?))
     }
 }
+
+// The first condition is that of the index of open payments, word for word: SQLite would not see
+// that a shorter list is part of it.
+const BACKLOG: &str = "SELECT CAST(COUNT(*) AS BIGINT), MIN(created_ms) FROM payment
+     WHERE state IN ('awaiting_approval', 'queued', 'signed', 'broadcast', 'included')
+       AND state <> 'awaiting_approval'";
+
+const QUEUED: &str =
+    select!("WHERE state = 'queued' AND not_before_ms <= $1 ORDER BY not_before_ms LIMIT $2");
+
+const OF_TX: &str = select!("WHERE tx_id = $1 ORDER BY item_index");
 
 const INVOICE_TAKEN: &str = "SELECT 1 FROM payment WHERE payee = $1 AND invoice = $2
      AND state NOT IN ('denied', 'failed', 'rejected', 'expired') LIMIT 1";
@@ -691,5 +707,30 @@ impl Tx {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Executor as _};
+
+    use super::*;
+
+    /// What a payment costs must not grow with the payments before it.
+    #[tokio::test]
+    async fn no_statement_on_a_payments_way_reads_the_past() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("plan.db").display());
+        let store = Store::open(&url).await.unwrap();
+        let lists = [&ADVANCE, &BY_KEY, &TAKEN].map(|many| many.text(2));
+        let others = [BACKLOG, QUEUED, OF_TX, INVOICE_TAKEN].map(str::to_owned);
+        for text in lists.into_iter().chain(others) {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+            let plan = store.readers.fetch_all(explain).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
+            assert!(steps.iter().any(|step| step.starts_with("SEARCH payment USING")), "{text}");
+            assert!(!steps.iter().any(|step| step.starts_with("SCAN payment")), "{steps:?}");
+        }
+        store.close().await;
     }
 }

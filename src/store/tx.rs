@@ -132,7 +132,7 @@ impl Store {
         .await?;
         let attempts = sqlx::query(
             "SELECT a.hash, a.tx_id, a.raw, a.max_fee, a.tip, a.created_ms
-             FROM attempt a JOIN tx t ON t.id = a.tx_id WHERE t.state <> 'final'
+             FROM tx t CROSS JOIN attempt a WHERE a.tx_id = t.id AND t.state <> 'final'
              ORDER BY a.created_ms",
         )
         .fetch_all(&self.readers)
