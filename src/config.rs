@@ -69,7 +69,8 @@ pub struct ChainConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubmitConfig {
-    /// Payments in one transaction at most: 1 to 200.
+    /// Payments in one transaction at most: 1 to 100. The contract takes 200 payments and agents
+    /// together, and in the worst case each payment is another agent's.
     pub batch_items: u32,
     /// Milliseconds the first payment of a batch waits for others.
     pub batch_wait_ms: u64,
@@ -79,7 +80,8 @@ pub struct SubmitConfig {
     pub in_flight: u32,
     /// Highest fee cap per gas, in gwei.
     pub fee_ceiling_gwei: u64,
-    /// Seconds an agent's signature stays valid for the chain.
+    /// Seconds an agent's signature stays valid for the chain: 60 to 604,800. A batch that the
+    /// contract refuses as a whole is not tried again before.
     pub signature_ttl_s: u64,
     /// Seconds without a receipt before the same bytes are sent again.
     pub resend_after_s: u64,
@@ -95,7 +97,7 @@ impl Default for SubmitConfig {
             relayers: 3,
             in_flight: 4,
             fee_ceiling_gwei: 500,
-            signature_ttl_s: 3_600,
+            signature_ttl_s: 900,
             resend_after_s: 5,
             replace_after_s: 30,
         }
@@ -203,7 +205,7 @@ impl Config {
         };
         range("chain.confirmations", self.chain.confirmations, 1, 1_000, "use 1 to 1000")?;
         range("chain.poll_ms", self.chain.poll_ms, 10, 60_000, "use 10 to 60000")?;
-        range("submit.batch_items", self.submit.batch_items.into(), 1, 200, "use 1 to 200")?;
+        range("submit.batch_items", self.submit.batch_items.into(), 1, 100, "use 1 to 100")?;
         range("submit.batch_wait_ms", self.submit.batch_wait_ms, 1, 60_000, "use 1 to 60000")?;
         range("submit.relayers", self.submit.relayers.into(), 1, 64, "use 1 to 64")?;
         range("submit.in_flight", self.submit.in_flight.into(), 1, 16, "use 1 to 16")?;

@@ -347,6 +347,7 @@ batch_wait_ms = 100
 relayers = {relayers}
 in_flight = 4
 fee_ceiling_gwei = 500
+signature_ttl_s = 60
 "#,
         api = manifest.api,
         rpc = manifest.rpc,

@@ -119,6 +119,21 @@ fn read_attempt(row: &AnyRow) -> Result<AttemptRow, StoreError> {
 }
 
 impl Store {
+    /// Reads one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn tx(&self, id: &str) -> Result<Option<TxRow>, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, kind, sender, nonce, calldata, gas, manifest, block, created_ms
+             FROM tx WHERE id = $1",
+        )
+        .bind(id)
+        .fetch_optional(&self.readers)
+        .await?;
+        row.as_ref().map(read_tx).transpose()
+    }
+
     /// Reads every transaction that is not final, by sender and nonce.
     ///
     /// # Errors

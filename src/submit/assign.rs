@@ -167,6 +167,7 @@ async fn batch(
                 id: id.clone(),
                 agent: *agent,
                 nonce,
+                deadline,
                 items: u32::try_from(items.len()).unwrap_or(u32::MAX),
             });
             batches.push(Batch {
@@ -306,7 +307,12 @@ async fn approved(
     }
     .abi_encode()
     .into();
-    let manifest = Manifest::Approved { payment: payment.id, agent, nonce: approval.nonce };
+    let manifest = Manifest::Approved {
+        payment: payment.id,
+        agent,
+        nonce: approval.nonce,
+        deadline: approval.deadline_s,
+    };
     let mut store = inner.store.begin().await?;
     let call = Outgoing { kind: TxKind::Approved, calldata, gas, manifest };
     let open = prepare(inner, &mut store, sender, call).await?;
@@ -333,6 +339,14 @@ async fn never(
 ) -> Result<bool, EngineError> {
     let mut store = inner.store.begin().await?;
     let mut drafts = Vec::new();
+    if let (1.., Some(tx)) = (payment.tries, payment.tx_id.clone()) {
+        // Sent before under the same signatures, which anybody can relay until their deadline.
+        payment.refusal = Some(why);
+        store.advance(&mut payment, Event::Held, now_ms).await?;
+        store.commit().await?;
+        inner.flights.hold(&tx);
+        return Ok(true);
+    }
     give_up(&mut store, &mut payment, why.clone(), now_ms, &mut drafts).await?;
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Flight, Manifest,
     assign::{facts, give_up},
+    held,
     outcome::{self, BatchLogs, Outcome},
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Transactions that may fail a payment before it is given up.
-const TRIES: u32 = 8;
+pub(super) const TRIES: u32 = 8;
 
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
@@ -61,8 +62,10 @@ async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError>
         return Ok(());
     }
     // Policy events count when they are final, like payments: a reorganisation takes none back.
-    governance::follow(inner, (head.height() + 1).saturating_sub(confirmations(inner))).await?;
+    let last_final = (head.height() + 1).saturating_sub(confirmations(inner));
+    governance::follow(inner, last_final).await?;
     receipts(inner, head).await?;
+    held::look(inner, last_final).await?;
     *seen = Some(head);
     Ok(())
 }
@@ -101,6 +104,8 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
         .map(|block| (block.height(), block))
         .collect();
 
+    // One that cannot be booked must not hold up the others.
+    let mut fault = None;
     for flight in flights {
         let mined = flight.open.attempts.iter().find_map(|attempt| {
             let receipt = found.get(&attempt.hash)?;
@@ -113,7 +118,7 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
             (Some((receipt, block)), Some(depth)) if depth >= confirmations(inner) => {
                 if let Err(error) = finish(inner, &flight.open, receipt, block).await {
                     error!(%error, tx = flight.open.tx.id, "a final transaction could not be booked; trying again");
-                    return Err(error);
+                    fault = Some(error);
                 }
             }
             // Where it stood at the last look: nothing to note.
@@ -129,7 +134,7 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
             _ => {}
         }
     }
-    Ok(())
+    fault.map_or(Ok(()), Err)
 }
 
 /// Notes the block a transaction stands in, or that it lost it.
@@ -158,10 +163,71 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
 
 /// What a commit changed in the windows, applied to the book after it.
 #[derive(Default)]
-struct Booked {
+pub(super) struct Booked {
     settled: Vec<PaymentRow>,
     voided: Vec<PaymentRow>,
     again: bool,
+}
+
+impl Booked {
+    /// Writes how an included payment came out; what was paid is written by [`Self::close`].
+    pub(super) async fn end(
+        &mut self,
+        store: &mut Tx,
+        mut payment: PaymentRow,
+        outcome: Outcome,
+        now_ms: i64,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError> {
+        if outcome == Outcome::Paid {
+            payment.refusal = None;
+            self.settled.push(payment);
+            return Ok(());
+        }
+        unpaid(store, &mut payment, outcome, now_ms, drafts).await?;
+        match payment.state {
+            State::Failed => self.voided.push(payment),
+            _ => self.again = true,
+        }
+        Ok(())
+    }
+
+    /// Notes that a payment is queued again.
+    pub(super) const fn queue(&mut self) {
+        self.again = true;
+    }
+
+    /// Writes what was paid and the entries of it all; the caller commits.
+    pub(super) async fn close(
+        &mut self,
+        store: &mut Tx,
+        now_ms: i64,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError> {
+        paid(store, &mut self.settled, now_ms, drafts).await?;
+        store.append_audit(drafts, now_ms).await?;
+        Ok(())
+    }
+
+    /// Call it after the commit.
+    pub(super) fn apply(self, inner: &Inner, now_ms: i64) {
+        let mut book = inner.book();
+        for payment in &self.settled {
+            // Written with the end itself: a paid payment has its block's time.
+            let time_s = payment.block_time_s.unwrap_or_default();
+            book.settle(&payment.agent, &facts(payment), time_s);
+            inner.metrics.paid.inc();
+            inner.metrics.observe_final(now_ms - payment.created_ms);
+        }
+        for payment in &self.voided {
+            book.void(&payment.agent, &facts(payment));
+            inner.metrics.failed.inc();
+        }
+        drop(book);
+        if self.again {
+            inner.queued.notify_one();
+        }
+    }
 }
 
 /// Ends a transaction in one commit.
@@ -174,9 +240,9 @@ async fn finish(
     let manifest: Manifest = serde_json::from_str(&open.tx.manifest)
         .map_err(|error| EngineError::Encode(format!("manifest of {}: {error}", open.tx.id)))?;
     let payments = inner.store.payments_of_tx(&open.tx.id).await?;
-    let outcomes = match &manifest {
+    let ends = match &manifest {
         Manifest::Batches(_) | Manifest::Approved { .. } => {
-            outcomes(inner, open, &manifest, &payments, receipt, block).await?
+            ends(inner, open, &manifest, &payments, receipt, block).await?
         }
         Manifest::Proposal { .. } | Manifest::Tighten { .. } => Vec::new(),
     };
@@ -189,83 +255,86 @@ async fn finish(
     let mut drafts = Vec::new();
     let mut booked = Booked::default();
     store.mark_included(&open.tx.id, receipt.transaction_hash, block.height(), now_ms).await?;
-    for (mut payment, (outcome, place)) in payments.into_iter().zip(outcomes) {
+    let mut holds = false;
+    for (mut payment, end) in payments.into_iter().zip(ends) {
         payment.state = State::Included;
-        payment.tx_hash = Some(place.hash);
-        payment.block = Some(place.block);
-        payment.block_time_s = Some(place.time_s);
-        if outcome == Outcome::Paid {
-            payment.refusal = None;
-            booked.settled.push(payment);
-            continue;
-        }
-        unpaid(&mut store, &mut payment, outcome, now_ms, &mut drafts).await?;
-        match payment.state {
-            State::Failed => booked.voided.push(payment),
-            _ => booked.again = true,
+        end.place.write(&mut payment);
+        if end.live
+            && let Outcome::Again(why) | Outcome::Never(why) = end.outcome
+        {
+            hold(&mut store, &mut payment, why, now_ms, &mut drafts).await?;
+            holds = true;
+        } else {
+            booked.end(&mut store, payment, end.outcome, now_ms, &mut drafts).await?;
         }
     }
-    paid(&mut store, &mut booked.settled, now_ms, &mut drafts).await?;
     let done = governance::finished(inner, &mut store, &manifest, receipt, &mut drafts).await?;
-    store.append_audit(&drafts, now_ms).await?;
+    booked.close(&mut store, now_ms, &mut drafts).await?;
     store.commit().await?;
 
+    if holds {
+        inner.flights.hold(&open.tx.id);
+    }
     inner.flights.remove(&open.tx);
     inner.metrics.gas_used.inc_by(receipt.gas_used);
-    {
-        let mut book = inner.book();
-        for payment in &booked.settled {
-            let time = payment.block_time_s.unwrap_or_else(|| block.time_s());
-            book.settle(&payment.agent, &facts(payment), time);
-            inner.metrics.paid.inc();
-            inner.metrics.observe_final(now_ms - payment.created_ms);
-        }
-        for payment in &booked.voided {
-            book.void(&payment.agent, &facts(payment));
-            inner.metrics.failed.inc();
-        }
-    }
-    if booked.again {
-        inner.queued.notify_one();
-    }
+    booked.apply(inner, now_ms);
     // A sender has room again.
     inner.queued.notify_one();
     if done {
         governance::reload(inner).await?;
     }
-    debug!(tx = open.tx.id, paid = booked.settled.len(), "final");
+    debug!(tx = open.tx.id, "final");
     Ok(())
 }
 
 /// Where a payment was really paid: our transaction, or another that carried the same signature.
 #[derive(Clone, Copy)]
-struct Place {
-    hash: B256,
-    block: u64,
-    time_s: u64,
+pub(super) struct Place {
+    pub hash: B256,
+    pub block: u64,
+    pub time_s: u64,
 }
 
-async fn outcomes(
+impl Place {
+    pub(super) const fn write(self, payment: &mut PaymentRow) {
+        payment.tx_hash = Some(self.hash);
+        payment.block = Some(self.block);
+        payment.block_time_s = Some(self.time_s);
+    }
+}
+
+/// What a final receipt says of one payment.
+struct End {
+    outcome: Outcome,
+    place: Place,
+    /// Not paid, but whoever relays the same signature again before its deadline may pay it.
+    live: bool,
+}
+
+async fn ends(
     inner: &Inner,
     open: &OpenTx,
     manifest: &Manifest,
     payments: &[PaymentRow],
     receipt: &TransactionReceipt,
     block: &Head,
-) -> Result<Vec<(Outcome, Place)>, EngineError> {
+) -> Result<Vec<End>, EngineError> {
     let wallet = inner.config.chain.wallet;
     let here =
         Place { hash: receipt.transaction_hash, block: block.height(), time_s: block.time_s() };
     let mut list = Vec::with_capacity(payments.len());
     match manifest {
-        Manifest::Approved { agent, nonce, .. } => {
+        Manifest::Approved { agent, nonce, deadline, .. } => {
+            let live = block.time_s() <= *deadline;
             for payment in payments {
                 let outcome = if outcome::approved(wallet, receipt, *agent, *nonce) {
                     Outcome::Paid
                 } else {
                     revert(inner, open, block, payment).await?
                 };
-                list.push(elsewhere(inner, outcome, here, payment, *agent, *nonce, 0).await?);
+                let (outcome, place) =
+                    elsewhere(inner, outcome, here, payment, *agent, *nonce, 0).await?;
+                list.push(End { outcome, place, live });
             }
         }
         Manifest::Batches(batches) if receipt.status() => {
@@ -288,41 +357,42 @@ async fn outcomes(
                         batch.items
                     )));
                 }
-                let outcome = part.item(item.item.into(), payment.amount);
-                list.push(
-                    elsewhere(
-                        inner,
-                        outcome,
-                        here,
-                        payment,
-                        batch.agent,
-                        batch.nonce,
-                        item.item.into(),
-                    )
-                    .await?,
-                );
+                let index = item.item.into();
+                let outcome = part.item(index, payment.amount);
+                // A spent nonce is resolved by the transaction that spent it.
+                let live = outcome != Outcome::Elsewhere
+                    && part.may_run_later()
+                    && block.time_s() <= batch.deadline;
+                let (outcome, place) =
+                    elsewhere(inner, outcome, here, payment, batch.agent, batch.nonce, index)
+                        .await?;
+                list.push(End { outcome, place, live });
             }
         }
-        Manifest::Batches(_) => {
+        Manifest::Batches(batches) => {
             let why = match payments.first() {
                 Some(payment) => revert(inner, open, block, payment).await?,
                 None => return Ok(list),
             };
             // The whole call reverted: it says nothing against any single payment.
             let why = match why {
-                Outcome::Again(refusal) | Outcome::Never(refusal) => Outcome::Again(refusal),
+                Outcome::Again(refusal) => Outcome::Again(refusal),
+                Outcome::Never(refusal) => {
+                    Outcome::Again(Refusal::new(Code::Unavailable, refusal.detail))
+                }
                 Outcome::Paid | Outcome::Elsewhere => {
                     Outcome::Again(Refusal::new(Code::Unavailable, "the transaction reverted"))
                 }
             };
-            list.extend(payments.iter().map(|_| (why.clone(), here)));
+            let live = batches.iter().any(|batch| block.time_s() <= batch.deadline);
+            list.extend(payments.iter().map(|_| End { outcome: why.clone(), place: here, live }));
         }
         Manifest::Proposal { .. } | Manifest::Tighten { .. } => {}
     }
     Ok(list)
 }
 
-fn missing_place(payment: &PaymentRow) -> EngineError {
+pub(super) fn missing_place(payment: &PaymentRow) -> EngineError {
     EngineError::Encode(format!("{} has no place in its transaction", payment.id))
 }
 
@@ -357,7 +427,7 @@ async fn revert(
 }
 
 /// Follows a nonce that another transaction spent to that transaction's logs.
-async fn elsewhere(
+pub(super) async fn elsewhere(
     inner: &Inner,
     outcome: Outcome,
     here: Place,
@@ -414,6 +484,26 @@ async fn elsewhere(
     };
     info!(payment = %payment.id, %hash, "relayed by somebody else");
     Ok((found, there))
+}
+
+/// Leaves a payment undecided that the chain refused: see [`held`].
+async fn hold(
+    store: &mut Tx,
+    payment: &mut PaymentRow,
+    why: Refusal,
+    now_ms: i64,
+    drafts: &mut Vec<Draft>,
+) -> Result<(), EngineError> {
+    payment.refusal = Some(why.clone());
+    store.advance(payment, Event::Mined, now_ms).await?;
+    drafts.push(
+        Draft::new(EventKind::PaymentSkipped, "chain")
+            .agent(&payment.agent)
+            .payment(payment.id)
+            .tx(payment.tx_id.as_deref().unwrap_or_default())
+            .data(json!({ "refusal": why, "tries": payment.tries, "held": true })),
+    );
+    Ok(())
 }
 
 /// Writes that payments were paid.

@@ -8,10 +8,11 @@
 pub(crate) mod assign;
 pub(crate) mod broadcast;
 pub(crate) mod confirm;
+mod held;
 mod outcome;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
     time::Instant,
 };
@@ -29,7 +30,7 @@ use crate::{
     engine::{EngineError, Inner},
     fees::Fees,
     outcome::SendClass,
-    payment::{AgentId, PaymentId},
+    payment::{AgentId, PaymentId, State},
     store::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 
@@ -39,8 +40,8 @@ use crate::{
 pub(crate) enum Manifest {
     /// `payBatch`: the batches in order; payments know their place.
     Batches(Vec<BatchRef>),
-    /// `payApproved`.
-    Approved { payment: PaymentId, agent: Address, nonce: U256 },
+    /// `payApproved`. `deadline` in unix seconds.
+    Approved { payment: PaymentId, agent: Address, nonce: U256, deadline: u64 },
     /// `submit` or `execute` of a proposal.
     Proposal { id: alloy::primitives::B256 },
     /// `tightenWithSignature`.
@@ -53,6 +54,8 @@ pub(crate) struct BatchRef {
     pub id: AgentId,
     pub agent: Address,
     pub nonce: U256,
+    /// Unix seconds after which the agent's signature is good for nothing.
+    pub deadline: u64,
     pub items: u32,
 }
 
@@ -72,13 +75,33 @@ impl Flight {
     }
 }
 
-/// The transactions on their way, by sender and nonce.
+/// The transactions on their way, by sender and nonce; and those that are final and left
+/// payments undecided, by id (see [`held`]).
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<BTreeMap<(Address, u64), Flight>>);
+pub(crate) struct Flights {
+    open: Mutex<BTreeMap<(Address, u64), Flight>>,
+    held: Mutex<BTreeSet<String>>,
+}
 
 impl Flights {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Address, u64), Flight>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_held(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn hold(&self, tx: &str) {
+        self.lock_held().insert(tx.to_owned());
+    }
+
+    pub(crate) fn release(&self, tx: &str) {
+        self.lock_held().remove(tx);
+    }
+
+    pub(crate) fn held(&self) -> Vec<String> {
+        self.lock_held().iter().cloned().collect()
     }
 
     pub(crate) fn add(&self, open: OpenTx) {
@@ -122,8 +145,18 @@ impl Flights {
 /// Takes up what a former run left: every unfinished transaction, and nonces that the chain has
 /// moved past (a restored store, a key used elsewhere).
 pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
+    let mut flying = BTreeSet::new();
     for open in inner.store.open_txs().await? {
+        flying.insert(open.tx.id.clone());
         inner.flights.add(open);
+    }
+    for payment in inner.store.payments_open().await? {
+        if payment.state == State::Included
+            && let Some(tx) = &payment.tx_id
+            && !flying.contains(tx)
+        {
+            inner.flights.hold(tx);
+        }
     }
     for relayer in inner.relayer_addresses() {
         let on_chain = inner.rpc.transaction_count(relayer).await?;

@@ -90,16 +90,21 @@ pub(super) fn approved(
 }
 
 impl BatchLogs {
+    /// Can the same signed batch still run later? Its nonce is unspent, and nothing that was said
+    /// against it lasts. Whether its deadline has passed is for the caller.
+    pub(super) fn may_run_later(&self) -> bool {
+        self.ran.is_none() && self.refused != Some(IPolicyWallet::InvalidSignature::SELECTOR)
+    }
+
     /// How item `index` of this batch came out, with what was asked.
     pub(super) fn item(&self, index: u64, asked: Usdc) -> Outcome {
-        if let Some(selector) = self.refused {
-            return judge(Reason { selector, left: U256::ZERO }, asked);
-        }
-        match (self.ran, self.skipped.get(&index)) {
-            (Some(_), None) => Outcome::Paid,
-            (_, Some(reason)) => judge(*reason, asked),
+        match (self.ran, self.skipped.get(&index), self.refused) {
+            // A stranger's call may carry the same batch twice: what ran, ran.
+            (Some(_), None, _) => Outcome::Paid,
+            (_, Some(reason), _) => judge(*reason, asked),
+            (None, None, Some(selector)) => judge(Reason { selector, left: U256::ZERO }, asked),
             // No log speaks of it: the call did not reach it. Nothing moved for it.
-            (None, None) => Outcome::Again(Refusal::new(
+            (None, None, None) => Outcome::Again(Refusal::new(
                 Code::Unavailable,
                 "the transaction ran without reaching this payment",
             )),
@@ -237,6 +242,19 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
         Refusal::new(Code::Internal, format!("the contract refused {asked} USDC: {name}"))
             .hint("an operator should look at `bursar audit show` of this payment"),
     )
+}
+
+/// What becomes of a payment whose signature died unused, by what was said against it before.
+pub(super) fn unspent(why: Refusal) -> Outcome {
+    match why.code {
+        Code::WalletFrozen
+        | Code::Unavailable
+        | Code::DayCapExceeded
+        | Code::MonthCapExceeded
+        | Code::WalletCapExceeded
+        | Code::PayeeCoolingDown => Outcome::Again(why),
+        _ => Outcome::Never(why),
+    }
 }
 
 /// Reads the error a reverted call would return, from `eth_call`'s data.

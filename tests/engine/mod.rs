@@ -8,5 +8,6 @@ mod governance;
 mod idempotency;
 mod node;
 mod payments;
+mod replay;
 mod restart;
 mod usdc;

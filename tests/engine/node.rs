@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bursar::payment::State;
+use alloy::sol_types::SolCall;
+use bursar::{contract::IPolicyWallet, payment::State};
 use serde_json::json;
 
 use crate::support::{Plan, Proxy, wait_for};
@@ -42,6 +43,10 @@ async fn somebody_else_relays_our_batch_first() {
     world.until(&late, State::Broadcast).await;
     let (hash, input) = world.chain.pool_of(&world.card.relayers).await.remove(0);
     world.chain.drop_tx(hash).await;
+    // A mischievous relay carries the list twice in one call.
+    let mut call = IPolicyWallet::payBatchCall::abi_decode(&input).unwrap();
+    call.batches.extend(call.batches.clone());
+    let input = call.abi_encode().into();
     let theirs = world.chain.queue_from(world.card.deployer, world.card.wallet, input, 100).await;
     world.chain.mine().await;
     wait_for("our bytes again", async || {
