@@ -92,12 +92,7 @@ async fn a_signed_request_counts_once_and_needs_its_key() {
 
 #[tokio::test]
 async fn fifty_at_once_with_room_for_one() {
-    let world = Plan::new().policy("borealis", "day = \"8000\"", "day = \"900\"").policy(
-        "borealis",
-        "over_cap = \"ask\"\n",
-        "",
-    );
-    let world = world.start().await;
+    let world = Plan::new().policy("borealis", "day = \"8000\"", "day = \"900\"").start().await;
     let mut answers = tokio::task::JoinSet::new();
     for n in 0..50 {
         let client = world.agent("borealis");

@@ -8,7 +8,6 @@ use crate::support::{Plan, RefusedWith, request};
 async fn caps_and_counts_outlive_a_restart() {
     let mut world = Plan::new()
         .policy("borealis", "day = \"8000\"", "day = \"900\"")
-        .policy("borealis", "over_cap = \"ask\"\n", "")
         .policy("ember", "same_payment = 10", "same_payment = 3")
         .policy("dune", "per_hour = 400", "per_hour = 2")
         .start()
