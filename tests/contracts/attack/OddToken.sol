@@ -14,7 +14,8 @@ contract OddToken {
         BurnsAllGas,
         Heavy,
         TakesFee,
-        CallsBack
+        CallsBack,
+        CallsBackAndFails
     }
 
     mapping(address => uint256) public balanceOf;
@@ -38,6 +39,11 @@ contract OddToken {
         wayOf[payee] = way_;
     }
 
+    /// @dev As `callBack`, and that transfer then moves nothing and answers false, so that the call stays done.
+    function callBackAndFail(address target_, bytes calldata payload_) external {
+        (way, target, payload, called) = (Way.CallsBackAndFails, target_, payload_, false);
+    }
+
     /// @dev Once, during the next transfer, call `target_`.
     function callBack(address target_, bytes calldata payload_) external {
         (way, target, payload, called) = (Way.CallsBack, target_, payload_, false);
@@ -48,14 +54,15 @@ contract OddToken {
         if (how == Way.Reverts) revert("no");
         if (how == Way.ReturnsFalse) _return(abi.encode(false));
         if (how == Way.BurnsAllGas) {
-            assembly {
+            assembly ("memory-safe") {
                 invalid()
             }
         }
         if (how == Way.Heavy) _burn(2_000_000);
-        if (how == Way.CallsBack && !called) {
+        if ((how == Way.CallsBack || how == Way.CallsBackAndFails) && !called) {
             called = true;
             (calledBackFine, answer) = target.call(payload);
+            if (how == Way.CallsBackAndFails) _return(abi.encode(false));
         }
         balanceOf[msg.sender] -= amount;
         balanceOf[to] += how == Way.TakesFee ? amount - amount / 100 : amount;
@@ -71,7 +78,7 @@ contract OddToken {
     }
 
     function _return(bytes memory data) private pure {
-        assembly {
+        assembly ("memory-safe") {
             return(add(data, 0x20), mload(data))
         }
     }

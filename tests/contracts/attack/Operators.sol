@@ -63,7 +63,7 @@ contract OddOperator {
 
     fallback() external {
         if (way == Way.BurnsAllGas) {
-            assembly {
+            assembly ("memory-safe") {
                 invalid()
             }
         }
@@ -71,7 +71,7 @@ contract OddOperator {
         uint256 size = way == Way.ShortAnswer ? 4 : way == Way.Bomb ? 500_000 : 32;
         uint256 word = way == Way.True ? 1 : uint256(bytes32(magic)) | (way == Way.RightWordDirty ? 1 : 0);
         if (way == Way.Bomb) word = 0;
-        assembly {
+        assembly ("memory-safe") {
             mstore(0, word)
             return(0, size)
         }

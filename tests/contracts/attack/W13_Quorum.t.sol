@@ -312,7 +312,7 @@ contract W13_Quorum is Stage {
         bytes memory arguments = abi.encode(address(usdc), operatorSet(), uint64(2), DELAY, changes);
         bytes memory code = bytes.concat(vm.getCode("PolicyWallet.sol:PolicyWallet"), arguments);
         address born;
-        assembly {
+        assembly ("memory-safe") {
             born := create(0, add(code, 0x20), mload(code))
         }
         assertEq(born, address(0));
