@@ -682,7 +682,7 @@ fn refuse(error: EngineError) -> Refusal {
 
 /// Ends a governance transaction. Answers whether the contract must be read again.
 pub(crate) async fn finished(
-    _inner: &Inner,
+    inner: &Inner,
     store: &mut Tx,
     manifest: &Manifest,
     receipt: &TransactionReceipt,
@@ -690,8 +690,12 @@ pub(crate) async fn finished(
 ) -> Result<bool, EngineError> {
     match manifest {
         Manifest::Proposal { id } if !receipt.status() => {
-            // The signatures are spent or stale: the operators start again.
-            store.move_proposal(*id, ProposalState::Cancelled, None).await?;
+            // The signatures are spent or stale: the operators start again. Unless it was carried
+            // by another transaction, whose event was read before.
+            let known = inner.store.proposal(*id).await?;
+            if known.is_some_and(|row| row.state == ProposalState::Submitted) {
+                store.move_proposal(*id, ProposalState::Cancelled, None).await?;
+            }
             drafts.push(
                 Draft::new(EventKind::PolicyRefused, "chain")
                     .data(json!({ "id": id, "tx": receipt.transaction_hash })),

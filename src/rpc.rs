@@ -270,12 +270,17 @@ impl Rpc {
         self.batch("eth_getTransactionReceipt", &params).await?.into_iter().collect()
     }
 
-    /// Asks for an account's next nonce at the newest head.
+    /// Asks for an account's next nonce, at the newest head or at a block.
     ///
     /// # Errors
     /// [`RpcError`].
-    pub async fn transaction_count(&self, account: Address) -> Result<u64, RpcError> {
-        Ok(self.call::<U64>("eth_getTransactionCount", json!([account, "latest"])).await?.to())
+    pub async fn transaction_count(
+        &self,
+        account: Address,
+        block: Option<u64>,
+    ) -> Result<u64, RpcError> {
+        let block = block.map_or_else(|| "latest".to_owned(), |number| format!("{number:#x}"));
+        Ok(self.call::<U64>("eth_getTransactionCount", json!([account, block])).await?.to())
     }
 
     /// Asks for an account's balance in wei.

@@ -76,7 +76,7 @@ impl Ceiling {
         let mut lists = Vec::new();
         for sender in &self.senders {
             let rpc = Rpc::new(vec![self.rpc.clone()])?;
-            let nonce = rpc.transaction_count(sender.address()).await?;
+            let nonce = rpc.transaction_count(sender.address(), None).await?;
             let raw: Vec<Value> = (nonce..nonce + each)
                 .map(|nonce| self.sign(asset, sender, nonce).map(|raw| json!([raw])))
                 .collect::<Result<_>>()?;
@@ -91,7 +91,7 @@ impl Ceiling {
                         answer?;
                     }
                 }
-                while rpc.transaction_count(sender).await? < end {
+                while rpc.transaction_count(sender, None).await? < end {
                     if started.elapsed() > LIMIT {
                         bail!("the chain did not mine {each} transfers of {sender}");
                     }

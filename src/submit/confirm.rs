@@ -15,20 +15,22 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Flight, Manifest,
+    Flight, Manifest, Outgoing,
     assign::{facts, give_up},
     held,
     outcome::{self, BatchLogs, Outcome},
+    prepare,
 };
 use crate::{
     audit::{Draft, EventKind},
     clock,
     engine::{EngineError, Inner, Stop},
     governance,
+    outcome::SendClass,
     payment::{Event, State},
     refusal::{Code, Refusal},
     rpc::{Head, RpcError},
-    store::{OpenTx, PaymentRow, Tx},
+    store::{OpenTx, PaymentRow, Tx, TxRow},
 };
 
 /// Transactions that may fail a payment before it is given up.
@@ -64,7 +66,7 @@ async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError>
     // Policy events count when they are final, like payments: a reorganisation takes none back.
     let last_final = (head.height() + 1).saturating_sub(confirmations(inner));
     governance::follow(inner, last_final).await?;
-    receipts(inner, head).await?;
+    receipts(inner, head, last_final).await?;
     held::look(inner, last_final).await?;
     *seen = Some(head);
     Ok(())
@@ -74,7 +76,7 @@ fn confirmations(inner: &Inner) -> u64 {
     inner.config.chain.confirmations
 }
 
-async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
+async fn receipts(inner: &Inner, head: Head, last_final: u64) -> Result<(), EngineError> {
     // Also what this run has not sent yet: a former run may have, and a head is looked at once.
     let flights: Vec<Flight> = inner.flights.all();
     if flights.is_empty() {
@@ -131,6 +133,13 @@ async fn receipts(inner: &Inner, head: Head) -> Result<(), EngineError> {
                 warn!(tx = flight.open.tx.id, "its block fell out of the chain: sending again");
                 place(inner, &flight.open, None).await?;
             }
+            _ if flight.answer == Some(Err(SendClass::NonceTooLow)) => {
+                let sender = flight.open.tx.sender;
+                let next = inner.rpc.transaction_count(sender, Some(last_final)).await?;
+                if next > flight.open.tx.nonce {
+                    displaced(inner, &flight.open, last_final, next).await?;
+                }
+            }
             _ => {}
         }
     }
@@ -159,6 +168,58 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
         inner.signed.notify_one();
     }
     Ok(())
+}
+
+/// Ends a transaction whose nonce was spent, in a final block, by bytes that are not in the store:
+/// a store restored from a backup, or a relayer's key that was used elsewhere. What those bytes did
+/// is not known here, and a node may lag: so payments are held, which asks the contract, and
+/// operators' calls, which it takes once, are sent again.
+async fn displaced(
+    inner: &Inner,
+    open: &OpenTx,
+    last_final: u64,
+    next: u64,
+) -> Result<(), EngineError> {
+    let tx = &open.tx;
+    error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,
+        "another transaction took its nonce: is the relayer's key used elsewhere?");
+    let manifest = manifest(tx)?;
+    let payments = inner.store.payments_of_tx(&tx.id).await?;
+    let hash = open.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
+    let now_ms = clock::now_ms();
+    let mut store = inner.store.begin().await?;
+    let mut drafts = Vec::new();
+    store.raise_nonce(&tx.sender.to_string(), next).await?;
+    store.finish_tx(&tx.id, last_final, 0).await?;
+    store.mark_included(&tx.id, hash, last_final, now_ms).await?;
+    for mut payment in payments {
+        payment.state = State::Included;
+        let why = "another transaction of the relayer took its nonce";
+        let why = Refusal::new(Code::Unavailable, why);
+        hold(&mut store, &mut payment, why, now_ms, &mut drafts).await?;
+    }
+    let again = match &manifest {
+        Manifest::Batches(_) | Manifest::Approved { .. } => None,
+        Manifest::Proposal { .. } | Manifest::Tighten { .. } => {
+            let call =
+                Outgoing { kind: tx.kind, calldata: tx.calldata.clone(), gas: tx.gas, manifest };
+            Some(prepare(inner, &mut store, tx.sender, call).await?)
+        }
+    };
+    store.append_audit(&drafts, now_ms).await?;
+    store.commit().await?;
+    inner.flights.hold(&tx.id);
+    inner.flights.remove(tx);
+    if let Some(again) = again {
+        inner.launch(again);
+    }
+    inner.queued.notify_one();
+    Ok(())
+}
+
+pub(super) fn manifest(tx: &TxRow) -> Result<Manifest, EngineError> {
+    serde_json::from_str(&tx.manifest)
+        .map_err(|error| EngineError::Encode(format!("manifest of {}: {error}", tx.id)))
 }
 
 /// What a commit changed in the windows, applied to the book after it.
@@ -237,8 +298,7 @@ async fn finish(
     receipt: &TransactionReceipt,
     block: &Head,
 ) -> Result<(), EngineError> {
-    let manifest: Manifest = serde_json::from_str(&open.tx.manifest)
-        .map_err(|error| EngineError::Encode(format!("manifest of {}: {error}", open.tx.id)))?;
+    let manifest = manifest(&open.tx)?;
     let payments = inner.store.payments_of_tx(&open.tx.id).await?;
     let ends = match &manifest {
         Manifest::Batches(_) | Manifest::Approved { .. } => {

@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::{
     Manifest,
-    confirm::{Booked, Place, TRIES, elsewhere, missing_place},
+    confirm::{Booked, Place, TRIES, elsewhere, manifest, missing_place},
     outcome::{self, Outcome},
 };
 use crate::{
@@ -69,8 +69,7 @@ async fn one(inner: &Inner, tx_id: &str, block: &Head) -> Result<(), EngineError
         inner.flights.release(tx_id);
         return Ok(());
     };
-    let manifest: Manifest = serde_json::from_str(&tx.manifest)
-        .map_err(|error| EngineError::Encode(format!("manifest of {tx_id}: {error}")))?;
+    let manifest = manifest(&tx)?;
 
     let now_ms = clock::now_ms();
     let mut spent = HashMap::new();

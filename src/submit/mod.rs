@@ -159,7 +159,7 @@ pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
         }
     }
     for relayer in inner.relayer_addresses() {
-        let on_chain = inner.rpc.transaction_count(relayer).await?;
+        let on_chain = inner.rpc.transaction_count(relayer, None).await?;
         let mut tx = inner.store.begin().await?;
         tx.raise_nonce(&relayer.to_string(), on_chain).await?;
         tx.commit().await?;

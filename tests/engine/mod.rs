@@ -4,6 +4,7 @@ mod approvals;
 mod audit;
 mod crashes;
 mod digests;
+mod fees;
 mod governance;
 mod idempotency;
 mod node;

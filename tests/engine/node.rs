@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy::sol_types::SolCall;
+use alloy::{primitives::Bytes, sol_types::SolCall};
 use bursar::{contract::IPolicyWallet, payment::State};
 use serde_json::json;
 
@@ -172,5 +172,34 @@ async fn an_answer_lost_on_the_way_is_no_failure() {
     for payment in &asked {
         world.until(payment, State::Paid).await;
     }
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_relayer_s_nonce_that_was_spent_elsewhere_strands_nothing() {
+    let world = Plan::new().automine().config(|config| config.submit.relayers = 1).start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "displaced").await;
+    world.until(&payment, State::Broadcast).await;
+    let (ours, _) = world.chain.pool_of(&world.card.relayers).await.remove(0);
+    world.chain.drop_tx(ours).await;
+    // Somebody has the relayer's key, and is faster.
+    let relayer = world.card.relayers[0];
+    world.chain.rpc("anvil_impersonateAccount", json!([relayer])).await;
+    world.chain.queue_from(relayer, world.card.deployer, Bytes::new(), 900).await;
+    world.chain.mine().await;
+    wait_for("our bytes to be refused", async || {
+        world.chain.mine().await;
+        let now = world.agent("atlas").payment(payment.id).await.unwrap();
+        now.refusal.map(|_| ())
+    })
+    .await;
+    world.chain.automine(true).await;
+    // Undecided until its signature is dead; then under a nonce of its own.
+    assert_eq!(world.agent("atlas").payment(payment.id).await.unwrap().state, State::Included);
+    world.chain.pass(world.config().submit.signature_ttl_s + 60).await;
+    world.until(&payment, State::Paid).await;
+    let next = world.pay("dune", "devtools-co", "6", "after").await;
+    world.until(&next, State::Paid).await;
     world.judge().await;
 }
