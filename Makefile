@@ -30,8 +30,9 @@ test: test-contracts artifacts symbolic test-rust ## Everything that has to hold
 test-contracts: $(NODE) ## Forge: unit, fuzz, invariant and attack tests, gas snapshots.
 	forge test
 
-artifacts: $(NODE) ## The embedded contracts against a fresh build.
+artifacts: $(NODE) ## Generated files, the embedded contracts first, against fresh ones.
 	script/artifacts --check
+	demo/make-requests --check
 
 symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 	script/halmos

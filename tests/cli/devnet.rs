@@ -132,7 +132,8 @@ async fn blocks_keep_the_wall_clock() {
     let block = node.get_block(Default::default()).await.unwrap().unwrap();
     let now = jiff::Timestamp::now().as_second();
     let drift = now - i64::try_from(block.header.timestamp).unwrap();
-    assert!((-1..=2).contains(&drift), "{drift} s");
+    // A busy machine mines late; a clock of its own would be off by much more.
+    assert!((-1..=5).contains(&drift), "{drift} s");
 }
 
 #[tokio::test]
