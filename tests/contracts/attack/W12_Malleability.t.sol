@@ -26,8 +26,8 @@ contract W12_Malleability is Stage {
         assertEq(usdc.balanceOf(shop), 5);
     }
 
-    /// @dev s between half the order and 2^255 fits the compact form: only the low-s rule refuses it. Such an s is
-    /// too rare to sign for, so this only shows that the rule is looked at before the recovery.
+    /// @dev s between half the order and 2^255 fits the compact form. It is refused; but the window is 2^-128 wide and
+    /// the digest holds the agent's address, so no valid signature with such an s can be made to show which rule does it.
     function test_compact_high_s_is_refused() public {
         Payment memory p = payment(shop, 5, 0);
         refusedWith(p, bytes32(uint256(1)), bytes32(ORDER / 2 + 1), invalid);
