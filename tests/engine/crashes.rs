@@ -46,7 +46,7 @@ fn body(lane: usize, n: u32) -> PaymentRequest {
 }
 
 /// Keeps buying in every lane until told to stop; returns what was promised for each key.
-fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, PaymentId)>> {
+pub fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, PaymentId)>> {
     let mut lanes = JoinSet::new();
     for (lane, (agent, _)) in LANES.into_iter().enumerate() {
         let (client, stop) = (world.agent(agent), Arc::clone(stop));
@@ -67,7 +67,7 @@ fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, Payme
 }
 
 /// Every promise is kept, exactly once, and the daemon still knows it.
-async fn promises_are_kept(world: &World, lanes: JoinSet<Vec<(usize, u32, PaymentId)>>) {
+pub async fn promises_are_kept(world: &World, lanes: JoinSet<Vec<(usize, u32, PaymentId)>>) {
     let promised: Vec<_> = lanes.join_all().await.into_iter().flatten().collect();
     assert!(promised.len() >= LANES.len(), "there was no load");
     world.judge().await;

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod chaos;
 mod crashes;
 mod digests;
 mod fees;

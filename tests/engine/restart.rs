@@ -1,8 +1,8 @@
 //! What a restart must not forget.
 
-use bursar::{payment::State, refusal::Code};
+use bursar::{contract::IPolicyChanges, payment::State, refusal::Code};
 
-use crate::support::{Plan, RefusedWith, request};
+use crate::support::{Plan, RefusedWith, request, wait_for};
 
 #[tokio::test]
 async fn caps_and_counts_outlive_a_restart() {
@@ -71,4 +71,46 @@ async fn killed_with_its_transaction_in_the_pool() {
         world.until(payment, State::Paid).await;
     }
     world.judge().await;
+}
+
+#[tokio::test]
+async fn signatures_and_orders_outlive_the_daemon_that_took_them() {
+    let mut world = Plan::new().start().await;
+    let large = world.pay("atlas", "acme-data", "900", "large").await;
+    world.approve(large.id, 0).await;
+    world.kill();
+    world.restart().await;
+    assert_eq!(world.operator(1).approval(large.id).await.unwrap().signed_by.len(), 1);
+    world.approve(large.id, 1).await;
+    world.kill();
+    world.restart().await;
+    world.until(&large, State::Paid).await;
+
+    let agent = world.address("ember");
+    let freeze = IPolicyChanges::setFrozenCall { agent, frozen: true };
+    let order = world.order(freeze, 0).await;
+    world.operator(0).tighten(&order).await.unwrap();
+    world.kill();
+    world.restart().await;
+    let refused = world.agent("ember").submit(&request("acme-data", "1"), "frozen").await;
+    assert_eq!(refused.code(), Code::AgentFrozen);
+    wait_for("the freeze on chain", async || world.chain.is_frozen(agent).await.then_some(()))
+        .await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn on_another_chain_it_does_not_start() {
+    let world = Plan::new().automine().without_daemon().await;
+    world.configure(|config| config.chain.chain_id = 1);
+    let (code, said) = world.bursar(&["serve"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("31337") && said.contains("nothing was signed"), "{said}");
+    world.configure(|config| {
+        config.chain.chain_id = 31_337;
+        config.chain.wallet = config.payees[0].address;
+    });
+    let (code, said) = world.bursar(&["serve"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("no contract at chain.wallet"), "{said}");
 }

@@ -26,6 +26,7 @@ pub mod owner {
     alloy::sol! {
         function pause() external;
         function unpause() external;
+        function paused() external view returns (bool);
         function blacklist(address account) external;
         function unBlacklist(address account) external;
         function mint(address to, uint256 amount) external returns (bool);
@@ -152,6 +153,19 @@ impl Chain {
     /// Uses one of USDC's owner's verbs.
     pub async fn own(&self, call: impl SolCall) {
         self.send_from(self.deployer, self.usdc, call.abi_encode().into()).await;
+    }
+
+    /// The same where it may be in vain: already so, or taken out again by a reorganisation.
+    pub async fn owner_says(&self, call: impl SolCall) {
+        self.queue_from(self.deployer, self.usdc, call.abi_encode().into(), 60).await;
+    }
+
+    pub async fn usdc_is_paused(&self) -> bool {
+        let data = Bytes::from(owner::pausedCall {}.abi_encode());
+        let answer =
+            self.rpc("eth_call", json!([{ "to": self.usdc, "data": data }, "latest"])).await;
+        owner::pausedCall::abi_decode_returns(&answer.as_str().unwrap().parse::<Bytes>().unwrap())
+            .unwrap()
     }
 
     /// What waits in the pool of a relayer: hashes and calldata, by nonce.

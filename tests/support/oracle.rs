@@ -1,15 +1,21 @@
 //! The oracle: what must be true after every case, whatever was broken in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
-use alloy::primitives::{Address, U256};
+use alloy::{
+    primitives::{Address, U256},
+    providers::Provider,
+};
 use bursar::{
     payment::{PaymentId, State},
     store::{PaymentRow, Store},
 };
 use sqlx::{Row, SqlitePool};
 
-use super::{Transfer, World, wait_for};
+use super::{LIMIT, Transfer, World};
 
 impl World {
     /// The store's file.
@@ -36,12 +42,32 @@ impl World {
     /// Waits until nothing is on its way; what waits for operators may stay.
     pub async fn idle(&self) {
         let store = Store::open(&self.database()).await.unwrap();
-        wait_for("nothing on its way", async || {
-            let on_its_way = store.backlog().await.unwrap().0;
-            let open = store.open_txs().await.unwrap().len();
-            (on_its_way == 0 && open == 0).then_some(())
-        })
-        .await;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let (payments, _) = store.backlog().await.unwrap();
+            let open = store.open_txs().await.unwrap();
+            if payments == 0 && open.is_empty() {
+                break;
+            }
+            if Instant::now() > deadline {
+                for tx in &open {
+                    eprintln!("{:?} of {} at nonce {}", tx.tx.kind, tx.tx.sender, tx.tx.nonce);
+                    let receipt =
+                        self.chain.node.get_transaction_receipt(tx.attempts[0].hash).await;
+                    eprintln!("  {} attempts, in block {:?}", tx.attempts.len(), tx.tx.block);
+                    eprintln!(
+                        "  receipt of the first: {:?}",
+                        receipt.map(|r| r.map(|r| r.block_number))
+                    );
+                    eprintln!("  the chain's nonce: {}", self.chain.nonce(tx.tx.sender).await);
+                }
+                for row in self.payments().await.iter().filter(|row| !row.state.is_terminal()) {
+                    eprintln!("{} {} {} tries: {:?}", row.id, row.state, row.tries, row.refusal);
+                }
+                panic!("{payments} payments, {} transactions on their way", open.len());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
         store.close().await;
     }
 
