@@ -52,6 +52,8 @@ pub struct Book {
     pub operators: HashSet<Address>,
     /// Signatures that make a quorum.
     pub threshold: u64,
+    /// Counts the operators' orders to freeze that took hold here.
+    pub freezes: u64,
     /// Names of the categories.
     pub categories: Categories,
     /// Addresses that can never be paid: zero, wallet, token.
@@ -71,6 +73,7 @@ impl Book {
             wallet: WalletUsage::default(),
             operators: HashSet::new(),
             threshold: 0,
+            freezes: 0,
             categories,
             reserved,
             labels: HashMap::new(),

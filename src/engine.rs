@@ -12,7 +12,8 @@ use alloy::{
     sol_types::Eip712Domain,
 };
 use serde_json::json;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch};
+use tracing::error;
 
 use crate::{
     approval,
@@ -24,7 +25,7 @@ use crate::{
     governance, intake,
     keys::{KeyError, Keys},
     metrics::Metrics,
-    payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
+    payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
     policy,
     refusal::{Code, Refusal},
     rpc::{Head, Rpc, RpcError},
@@ -130,6 +131,10 @@ pub(crate) struct Inner {
     /// Something is signed and stored.
     pub signed: Notify,
     pub book: Mutex<Book>,
+    /// The contract's policy may have changed since it was read into the book.
+    pub stale: AtomicBool,
+    /// Held while it is read: of two readings the later one must stand.
+    pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
     pub chain_reached: AtomicBool,
     pub relayers: Vec<PrivateKeySigner>,
@@ -338,6 +343,24 @@ impl Engine {
         })
     }
 
+    /// Runs an operator's change to its end, even when the caller goes away (a closed connection,
+    /// a time-out): what is committed, what is sent and what the book says belong together.
+    async fn whole<T, F>(&self, change: impl FnOnce(Arc<Inner>) -> F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
+        let task = tokio::spawn(change(Arc::clone(&self.inner)));
+        task.await.unwrap_or_else(|fault| {
+            error!(%fault, "an operator's change broke off");
+            let mut refusal =
+                Refusal::new(Code::Internal, "a fault of the daemon; its log has the details")
+                    .hint("look at what became of it before you try again");
+            refusal.funds_moved = FundsMoved::Maybe;
+            Err(refusal)
+        })
+    }
+
     /// Puts a request that failed authentication into the audit log.
     pub async fn note_unauthenticated(&self, key_id: Option<&str>, target: &str, why: &str) {
         self.inner.note(
@@ -480,7 +503,7 @@ impl Engine {
         id: PaymentId,
         body: SignatureBody,
     ) -> Result<ApprovalView, Refusal> {
-        approval::approve(&self.inner, id, body).await
+        self.whole(|inner| async move { approval::approve(&inner, id, body).await }).await
     }
 
     /// Refuses a waiting payment.
@@ -493,7 +516,8 @@ impl Engine {
         operator: Address,
         reason: String,
     ) -> Result<PaymentView, Refusal> {
-        approval::reject(&self.inner, id, operator, reason).await
+        self.whole(|inner| async move { approval::reject(&inner, id, operator, reason).await })
+            .await
     }
 
     /// Lists the agents.
@@ -539,7 +563,7 @@ impl Engine {
     /// # Errors
     /// `invalid_signature`, `not_operator`, `unprocessable`, `conflict`.
     pub async fn tighten(&self, order: TightenOrder) -> Result<B256, Refusal> {
-        governance::tighten(&self.inner, order).await
+        self.whole(|inner| async move { governance::tighten(&inner, order).await }).await
     }
 
     /// Lists proposals, newest first.
@@ -567,7 +591,7 @@ impl Engine {
         operator: Address,
         body: ProposeBody,
     ) -> Result<ProposalView, Refusal> {
-        governance::propose(&self.inner, operator, body).await
+        self.whole(|inner| async move { governance::propose(&inner, operator, body).await }).await
     }
 
     /// Adds an operator's signature to a proposal.
@@ -579,7 +603,7 @@ impl Engine {
         id: B256,
         body: SignatureBody,
     ) -> Result<ProposalView, Refusal> {
-        governance::sign(&self.inner, id, body).await
+        self.whole(|inner| async move { governance::sign(&inner, id, body).await }).await
     }
 
     /// Sends a complete proposal to the chain, or runs one whose delay is over.
@@ -587,7 +611,7 @@ impl Engine {
     /// # Errors
     /// `conflict`, `not_found`.
     pub async fn apply_proposal(&self, id: B256) -> Result<ProposalView, Refusal> {
-        governance::apply(&self.inner, id).await
+        self.whole(|inner| async move { governance::apply(&inner, id).await }).await
     }
 
     /// Drops a proposal that is still collecting signatures (one on chain takes a `revoke` order).
@@ -599,7 +623,7 @@ impl Engine {
         id: B256,
         operator: Address,
     ) -> Result<ProposalView, Refusal> {
-        governance::cancel(&self.inner, id, operator).await
+        self.whole(|inner| async move { governance::cancel(&inner, id, operator).await }).await
     }
 
     /// Is the daemon ready: store writable, chain reached on the last look?

@@ -4,7 +4,10 @@
 //! signed by the operators' own keys, sent as one `submit`, and run after their delay. One
 //! operator's tightening order holds in the daemon at once and goes to the chain next.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use alloy::{
     primitives::{Address, B256, Bytes, U256, keccak256},
@@ -47,6 +50,9 @@ pub(crate) const LISTED: u32 = 200;
 /// Gas of a governance call beside its data.
 const GAS_CHANGE: u64 = 1_000_000;
 
+/// Times the daemon's own orders are read again because one came in between.
+const READINGS: u32 = 8;
+
 const FOLLOWED: &str = "policy_block";
 const WALLET_FROZEN: &str = "wallet_frozen";
 
@@ -70,43 +76,118 @@ fn topics() -> Vec<B256> {
 }
 
 /// Reads policy events up to `head` that were not read yet, writes them into the audit log, and
-/// reads the contract again if there were any.
+/// reads the contract again if there were any, or if it could not be read before.
 pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> {
+    events(inner, head).await?;
+    refresh(inner).await
+}
+
+/// Reads the contract again if it may have changed since.
+pub(crate) async fn refresh(inner: &Inner) -> Result<(), EngineError> {
+    if inner.stale.load(Ordering::Acquire) { reload(inner).await } else { Ok(()) }
+}
+
+async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
     let chain = &inner.config.chain;
     let read = inner.store.meta(FOLLOWED).await?.and_then(|text| text.parse::<u64>().ok());
     let mut from = read.map_or(chain.from_block, |block| block + 1);
     if from > head {
         return Ok(());
     }
-    let mut changed = false;
     while from <= head {
         let to = head.min(from + LOG_SPAN - 1);
         let logs = inner.rpc.logs(chain.wallet, from, to, &topics()).await?;
         if logs.is_empty() && to - from < QUIET {
             break;
         }
+        let landed = landed(inner, &logs).await?;
         let mut drafts = Vec::new();
         let mut store = inner.store.begin().await?;
         for log in &logs {
             let block = log.block_number.unwrap_or(to);
-            let Some(draft) = on_event(inner, &mut store, log, block).await? else { continue };
+            let draft = on_event(inner, &mut store, &landed, log, block).await?;
+            let Some(draft) = draft else { continue };
             drafts.push(draft.and("block", json!(block)).and("tx", json!(log.transaction_hash)));
         }
-        changed |= !logs.is_empty();
+        if !logs.is_empty() {
+            // Before the mark moves: a reading that fails is repeated, even after a restart.
+            inner.stale.store(true, Ordering::Release);
+        }
         store.append_audit(&drafts, clock::now_ms()).await?;
         store.set_meta(FOLLOWED, &to.to_string()).await?;
         store.commit().await?;
         from = to + 1;
     }
-    if changed {
-        reload(inner).await?;
-    }
     Ok(())
+}
+
+/// A transaction's place in the chain: block, and index in it.
+type Place = (u64, u64);
+
+/// Whom a change freezes, if it is an order to freeze.
+fn frozen_by(change: &[u8]) -> Option<Address> {
+    match contract::decode(change) {
+        Ok(Calls::setFrozen(call)) if call.frozen => Some(call.agent),
+        _ => None,
+    }
+}
+
+/// Where the open orders to freeze stand in the chain, by transaction id; asked only if the logs
+/// lift a freeze.
+async fn landed(
+    inner: &Inner,
+    logs: &[alloy::rpc::types::Log],
+) -> Result<HashMap<String, Place>, EngineError> {
+    let lifts = logs
+        .iter()
+        .any(|log| IPolicyWallet::Frozen::decode_log(&log.inner).is_ok_and(|event| !event.frozen));
+    let mut places = HashMap::new();
+    if !lifts {
+        return Ok(places);
+    }
+    let open = inner.store.open_txs().await?;
+    let orders: Vec<(String, B256)> = open
+        .into_iter()
+        .filter(|open| open.tx.kind == TxKind::Tighten)
+        .flat_map(|open| {
+            let id = open.tx.id;
+            open.attempts.into_iter().map(move |attempt| (id.clone(), attempt.hash))
+        })
+        .collect();
+    let hashes: Vec<B256> = orders.iter().map(|(_, hash)| *hash).collect();
+    for ((id, _), receipt) in orders.into_iter().zip(inner.rpc.receipts(&hashes).await?) {
+        if let Some((block, index)) =
+            receipt.and_then(|receipt| Some((receipt.block_number?, receipt.transaction_index?)))
+        {
+            places.insert(id, (block, index));
+        }
+    }
+    Ok(places)
+}
+
+/// Does an operator's order to freeze `agent` still stand that came after `thaw`, or is to come?
+async fn ordered_after(
+    store: &mut Tx,
+    landed: &HashMap<String, Place>,
+    agent: Address,
+    thaw: Place,
+) -> Result<bool, EngineError> {
+    for (id, manifest) in store.open_manifests(TxKind::Tighten).await? {
+        let Ok(Manifest::Tighten { change, .. }) = serde_json::from_str(&manifest) else {
+            continue;
+        };
+        let came_before = landed.get(&id).is_some_and(|place| *place < thaw);
+        if frozen_by(&change) == Some(agent) && !came_before {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn on_event(
     inner: &Inner,
     store: &mut Tx,
+    landed: &HashMap<String, Place>,
     log: &alloy::rpc::types::Log,
     block: u64,
 ) -> Result<Option<Draft>, EngineError> {
@@ -133,10 +214,13 @@ async fn on_event(
         Events::Frozen(event) => {
             let kind = if event.frozen { EventKind::AgentFrozen } else { EventKind::AgentUnfrozen };
             let id = inner.book().agent_by_address(event.agent).cloned();
+            let place = (block, log.transaction_index.unwrap_or(u64::MAX));
+            // A thaw does not undo an order that the chain has not carried out yet.
+            let frozen = event.frozen || ordered_after(store, landed, event.agent, place).await?;
             match &id {
-                Some(id) => store.set_agent_frozen(id, event.frozen).await?,
+                Some(id) => store.set_agent_frozen(id, frozen).await?,
                 None if event.agent == Address::ZERO => {
-                    store.set_meta(WALLET_FROZEN, if event.frozen { "1" } else { "0" }).await?;
+                    store.set_meta(WALLET_FROZEN, if frozen { "1" } else { "0" }).await?;
                 }
                 None => {}
             }
@@ -206,8 +290,28 @@ fn cap(units: u64, off: u64) -> Option<Usdc> {
 
 const U48_MAX: u64 = (1 << 48) - 1;
 
-/// Reads everything the contract holds that decisions need.
+/// Reads everything the contract holds that decisions need. Whatever fails is tried again by
+/// [`refresh`].
 pub(crate) async fn reload(inner: &Inner) -> Result<(), EngineError> {
+    let _turn = inner.reading.lock().await;
+    // Cleared first: what changes from here on is read the next time.
+    inner.stale.store(false, Ordering::Release);
+    let outcome = read_contract(inner).await;
+    if outcome.is_err() {
+        inner.stale.store(true, Ordering::Release);
+    }
+    outcome
+}
+
+/// What operators ordered frozen here: agents, and whether the whole wallet. Whichever comes first,
+/// an order or the chain, freezes.
+async fn ordered(inner: &Inner) -> Result<(HashSet<AgentId>, bool), EngineError> {
+    let agents = inner.store.agents().await?;
+    let agents = agents.into_iter().filter(|agent| agent.frozen).map(|agent| agent.id).collect();
+    Ok((agents, inner.store.meta(WALLET_FROZEN).await?.as_deref() == Some("1")))
+}
+
+async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
     let agents: Vec<_> = inner
         .book()
         .agents
@@ -231,73 +335,71 @@ pub(crate) async fn reload(inner: &Inner) -> Result<(), EngineError> {
     let threshold = ask(inner, IQuorum::thresholdCall {}).await?;
     let signers = ask(inner, IQuorum::getSignersCall { start: 0, end: OPERATORS }).await?;
 
-    // An order to freeze holds here before the chain has it: either freezes.
-    let ordered: HashSet<AgentId> = inner
-        .store
-        .agents()
-        .await?
-        .into_iter()
-        .filter(|agent| agent.frozen)
-        .map(|agent| agent.id)
-        .collect();
-    let all_ordered = inner.store.meta(WALLET_FROZEN).await?.as_deref() == Some("1");
-
-    let mut book = inner.book();
-    for (((id, _), limits), room) in agents.into_iter().zip(limits).zip(rooms) {
-        let known = limits.version != U256::ZERO;
-        let limits_of = &limits.limits;
-        let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
-            let left = u64::try_from(room.budget).ok().and_then(Usdc::from_units);
-            (limit, limit.saturating_sub(left.unwrap_or(limit)))
-        });
-        let chain = known.then(|| ChainLimits {
-            active: limits_of.categories != 0 && limits_of.expiry.to::<u64>() != 0,
-            frozen: limits.frozen,
-            expiry_s: limits_of.expiry.to(),
-            ceiling: Usdc::from_units(limits_of.ceiling.to()).unwrap_or_default(),
-            day: cap(limits_of.dayCap.to(), U48_MAX),
-            month: cap(limits_of.monthCap.to(), U48_MAX),
-            budget,
-            categories: limits_of.categories,
-            version: limits.version.saturating_to(),
-        });
-        if let Some(agent) = book.agents.get_mut(&id) {
-            agent.usage.frozen = limits.frozen || ordered.contains(&id);
-            agent.chain = chain;
+    for _ in 0..READINGS {
+        let seen = inner.book().freezes;
+        let (ordered, all_ordered) = ordered(inner).await?;
+        let mut book = inner.book();
+        // An order that came in between is not in what was just read, and must not be undone.
+        if book.freezes != seen {
+            continue;
         }
-    }
-    for ((payee, label), record) in payees.into_iter().zip(records) {
-        let spent = u64::try_from(record.spent).ok().and_then(Usdc::from_units);
-        book.put_payee(
-            payee,
-            PayeeRecord {
-                categories: record.limits.categories,
-                cap: cap(record.limits.cap.to(), U48_MAX)
-                    .map(|limit| (limit, spent.unwrap_or_default())),
-                cooldown_s: record.limits.cooldown,
-                last_paid_s: record.lastPaid.saturating_to(),
-            },
+        for (((id, _), limits), room) in agents.iter().zip(&limits).zip(&rooms) {
+            let known = limits.version != U256::ZERO;
+            let limits_of = &limits.limits;
+            let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
+                let left = u64::try_from(room.budget).ok().and_then(Usdc::from_units);
+                (limit, limit.saturating_sub(left.unwrap_or(limit)))
+            });
+            let chain = known.then(|| ChainLimits {
+                active: limits_of.categories != 0 && limits_of.expiry.to::<u64>() != 0,
+                frozen: limits.frozen,
+                expiry_s: limits_of.expiry.to(),
+                ceiling: Usdc::from_units(limits_of.ceiling.to()).unwrap_or_default(),
+                day: cap(limits_of.dayCap.to(), U48_MAX),
+                month: cap(limits_of.monthCap.to(), U48_MAX),
+                budget,
+                categories: limits_of.categories,
+                version: limits.version.saturating_to(),
+            });
+            if let Some(agent) = book.agents.get_mut(id) {
+                agent.usage.frozen = limits.frozen || ordered.contains(id);
+                agent.chain = chain;
+            }
+        }
+        for ((payee, label), record) in payees.iter().zip(&records) {
+            let spent = u64::try_from(record.spent).ok().and_then(Usdc::from_units);
+            book.put_payee(
+                *payee,
+                PayeeRecord {
+                    categories: record.limits.categories,
+                    cap: cap(record.limits.cap.to(), U48_MAX)
+                        .map(|limit| (limit, spent.unwrap_or_default())),
+                    cooldown_s: record.limits.cooldown,
+                    last_paid_s: record.lastPaid.saturating_to(),
+                },
+            );
+            if let Some(label) = label {
+                book.put_label(*payee, label);
+            }
+        }
+        book.wallet.cap = u64::try_from(wallet_cap).ok().and_then(Usdc::from_units);
+        book.wallet.frozen = frozen || all_ordered;
+        book.threshold = threshold;
+        book.operators = signers
+            .iter()
+            .filter(|signer| signer.len() == 20)
+            .map(|signer| Address::from_slice(signer))
+            .collect::<HashSet<_>>();
+        info!(
+            agents = book.agents.len(),
+            payees = book.payees.len(),
+            operators = book.operators.len(),
+            frozen,
+            "read the contract's policy"
         );
-        if let Some(label) = label {
-            book.put_label(payee, &label);
-        }
+        return Ok(());
     }
-    book.wallet.cap = u64::try_from(wallet_cap).ok().and_then(Usdc::from_units);
-    book.wallet.frozen = frozen || all_ordered;
-    book.threshold = threshold;
-    book.operators = signers
-        .iter()
-        .filter(|signer| signer.len() == 20)
-        .map(|signer| Address::from_slice(signer))
-        .collect::<HashSet<_>>();
-    info!(
-        agents = book.agents.len(),
-        payees = book.payees.len(),
-        operators = book.operators.len(),
-        frozen,
-        "read the contract's policy"
-    );
-    Ok(())
+    Err(EngineError::Encode("orders to freeze came faster than the policy could be read".into()))
 }
 
 impl Inner {
@@ -593,7 +695,7 @@ pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, 
     }
     .abi_encode()
     .into();
-    let freezes = matches!(&call, Calls::setFrozen(call) if call.frozen);
+    let freezes = frozen_by(&change).is_some();
     let summary = contract::describe(&change, &inner.names())
         .map_err(|error| Refusal::new(Code::Unprocessable, error.to_string()))?;
     // A freeze holds even when the chain cannot be reached. For the rest a person hears now
@@ -618,6 +720,7 @@ pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, 
             .await?;
     if freezes {
         let mut book = inner.book();
+        book.freezes += 1;
         match &frozen {
             Some(id) => {
                 if let Some(agent) = book.agents.get_mut(id) {

@@ -166,6 +166,8 @@ impl Service {
             queued: Notify::new(),
             signed: Notify::new(),
             book: std::sync::Mutex::new(book),
+            stale: true.into(),
+            reading: AsyncMutex::new(()),
             head: std::sync::Mutex::new(None),
             chain_reached: true.into(),
             relayers,
@@ -175,7 +177,6 @@ impl Service {
         inner.set_head(inner.rpc.latest().await?);
         // The past first: what was final, what is reserved, what is on its way.
         governance::follow(&inner, inner.rpc.latest().await?.height()).await?;
-        governance::reload(&inner).await?;
         load_history(&inner).await?;
         submit::load(&inner).await?;
 
@@ -446,6 +447,9 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
         }
         if last {
             return;
+        }
+        if let Err(error) = governance::refresh(&inner).await {
+            warn!(%error, "the contract's policy could not be read; trying again");
         }
     }
 }

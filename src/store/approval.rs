@@ -3,7 +3,7 @@
 use alloy::primitives::{Address, B256, Bytes, U256};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, StoreError, Tx, parse, payment::unsigned};
+use super::{Store, StoreError, Tx, TxKind, parse, payment::unsigned};
 use crate::{payment::PaymentId, view::ProposalState};
 
 /// What the operators sign for one payment.
@@ -265,5 +265,20 @@ impl Tx {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
+    }
+
+    /// Reads what the unfinished transactions of a kind carry: id and manifest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_manifests(
+        &mut self,
+        kind: TxKind,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = sqlx::query("SELECT id, manifest FROM tx WHERE state <> 'final' AND kind = $1")
+            .bind(kind.as_str())
+            .fetch_all(&mut *self.inner)
+            .await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }
