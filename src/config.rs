@@ -9,6 +9,8 @@ use std::{
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
 
+use crate::payment::is_payee_label;
+
 /// Everything `bursar serve` needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -245,6 +247,13 @@ impl Config {
         }
         if !(self.store.starts_with("sqlite:") || self.store.starts_with("postgres")) {
             return value("store", &self.store, "use sqlite:PATH or postgres://USER@HOST/DATABASE");
+        }
+        if let Some(payee) = self.payees.iter().find(|payee| !is_payee_label(&payee.label)) {
+            return value(
+                "payees.label",
+                &payee.label,
+                "use 1 to 60 letters, digits, '-', '_' or '.', not starting with 0x",
+            );
         }
         Ok(())
     }

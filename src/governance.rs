@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{EngineError, Inner},
     money::Usdc,
-    payment::AgentId,
+    payment::{AgentId, is_payee_label},
     policy::{ChainLimits, PayeeRecord},
     refusal::{Code, Refusal},
     store::{ProposalRow, SignatureRow, Tx, TxKind},
@@ -50,6 +50,8 @@ pub(crate) const LISTED: u32 = 200;
 /// Gas of a governance call beside its data.
 const GAS_CHANGE: u64 = 1_000_000;
 
+/// Final events move a proposal from any state: they come in the chain's order.
+const CHAIN_SAYS: &[ProposalState] = &[];
 /// Times the daemon's own orders are read again because one came in between.
 const READINGS: u32 = 8;
 
@@ -232,18 +234,18 @@ async fn on_event(
         }
         Events::ChangeSubmitted(event) => {
             let ready = event.readyAt.saturating_to::<u64>();
-            store.move_proposal(event.id, ProposalState::Waiting, Some(ready)).await?;
+            store.move_proposal(event.id, CHAIN_SAYS, ProposalState::Waiting, Some(ready)).await?;
             chain(EventKind::PolicySubmitted).data(json!({
                 "id": event.id, "change": event.change, "ready_at": ready,
             }))
         }
         Events::ChangeExecuted(event) => {
-            store.move_proposal(event.id, ProposalState::Executed, None).await?;
+            store.move_proposal(event.id, CHAIN_SAYS, ProposalState::Executed, None).await?;
             chain(EventKind::PolicyPublished)
                 .data(json!({ "id": event.id, "change": event.change }))
         }
         Events::ChangeRevoked(event) => {
-            store.move_proposal(event.id, ProposalState::Cancelled, None).await?;
+            store.move_proposal(event.id, CHAIN_SAYS, ProposalState::Cancelled, None).await?;
             chain(EventKind::PolicyRolledBack).data(json!({ "id": event.id }))
         }
         Events::PolicyPublished(event) => {
@@ -502,6 +504,11 @@ fn conflict(detail: impl Into<String>) -> Refusal {
     Refusal::new(Code::Conflict, detail)
 }
 
+fn moved() -> Refusal {
+    conflict("somebody else has moved the proposal on")
+        .hint("look at it again: `bursar policy list`")
+}
+
 pub(crate) async fn list(inner: &Inner) -> Result<Vec<ProposalView>, Refusal> {
     let mut views = Vec::new();
     for row in inner.store.proposals(LISTED).await? {
@@ -531,10 +538,7 @@ pub(crate) async fn propose(
         let Calls::setPayee(call) = &call else {
             return Err(Refusal::new(Code::Unprocessable, "only a payee has a label"));
         };
-        let good = (1..=60).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            && !label.starts_with("0x");
-        if !good {
+        if !is_payee_label(label) {
             return Err(Refusal::new(
                 Code::Unprocessable,
                 "a label is 1 to 60 letters, digits, '-', '_' or '.', not starting with 0x",
@@ -590,6 +594,10 @@ pub(crate) async fn sign(
     }
     let signature = inner.check_operator(row.digest, &body)?;
     let mut store = inner.store.begin().await?;
+    let collecting = ProposalState::Collecting;
+    if !store.move_proposal(id, &[collecting], collecting, None).await? {
+        return Err(conflict("the proposal takes no more signatures"));
+    }
     let (fresh, count) = store.add_signature(row.digest, &signature, clock::now_ms()).await?;
     if !fresh {
         return Err(conflict(format!("{} has signed it already", body.signer)));
@@ -646,7 +654,9 @@ pub(crate) async fn apply(inner: &Inner, id: B256) -> Result<ProposalView, Refus
     };
     dry_run(inner, &calldata).await?;
     let mut store = inner.store.begin().await?;
-    store.move_proposal(id, ProposalState::Submitted, None).await?;
+    if !store.move_proposal(id, &[row.state], ProposalState::Submitted, None).await? {
+        return Err(moved());
+    }
     if let (Some(label), Ok(Calls::setPayee(call))) = (&row.label, contract::decode(&row.change)) {
         store.put_payee(call.payee, Some(label), 0).await?;
     }
@@ -667,7 +677,9 @@ pub(crate) async fn cancel(
             .hint("`bursar policy cancel` signs one with your key"));
     }
     let mut store = inner.store.begin().await?;
-    store.move_proposal(id, ProposalState::Cancelled, None).await?;
+    if !store.move_proposal(id, &[row.state], ProposalState::Cancelled, None).await? {
+        return Err(moved());
+    }
     let draft = Draft::new(EventKind::PolicyRolledBack, format!("operator:{operator}"))
         .data(json!({ "id": id }));
     store.append_audit(&[draft], clock::now_ms()).await?;
@@ -793,15 +805,18 @@ pub(crate) async fn finished(
 ) -> Result<bool, EngineError> {
     match manifest {
         Manifest::Proposal { id } if !receipt.status() => {
-            // The signatures are spent or stale: the operators start again. Unless it was carried
-            // by another transaction, whose event was read before.
-            let known = inner.store.proposal(*id).await?;
-            if known.is_some_and(|row| row.state == ProposalState::Submitted) {
-                store.move_proposal(*id, ProposalState::Cancelled, None).await?;
-            }
+            let ready = pending(inner, *id, receipt.block_number).await?;
+            let state = match ready {
+                // Somebody else's transaction brought it there, or ours came too early to run it.
+                Some(_) => ProposalState::Waiting,
+                // The signatures are spent or stale: the operators start again. One that ran, or was
+                // withdrawn, is not `submitted` any more: its event was read before.
+                None => ProposalState::Cancelled,
+            };
+            store.move_proposal(*id, &[ProposalState::Submitted], state, ready).await?;
             drafts.push(
                 Draft::new(EventKind::PolicyRefused, "chain")
-                    .data(json!({ "id": id, "tx": receipt.transaction_hash })),
+                    .data(json!({ "id": id, "tx": receipt.transaction_hash, "ready_at": ready })),
             );
             Ok(false)
         }
@@ -816,3 +831,17 @@ pub(crate) async fn finished(
         Manifest::Batches(_) | Manifest::Approved { .. } => Ok(false),
     }
 }
+
+/// Asks the contract when the proposal's delay ends (unix seconds), as of `block`; `None` if it does
+/// not wait there.
+async fn pending(inner: &Inner, id: B256, block: Option<u64>) -> Result<Option<u64>, EngineError> {
+    let Some(row) = inner.store.proposal(id).await? else { return Ok(None) };
+    let call = IPolicyWallet::readyAtCall { change: row.change }.abi_encode().into();
+    let answer = inner.rpc.eth_call(inner.config.chain.wallet, None, &call, block).await?;
+    let ready = IPolicyWallet::readyAtCall::abi_decode_returns_validate(&answer)?;
+    Ok((!ready.is_zero()).then(|| ready.saturating_to()))
+}
+
+#[cfg(test)]
+#[path = "governance_tests.rs"]
+mod tests;

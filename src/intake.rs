@@ -29,6 +29,12 @@ use crate::{
 
 /// Requests decided in one commit.
 const GROUP_LIMIT: usize = 256;
+/// The largest payment: what the contract's 48-bit caps can count. Sums of payments stay far from
+/// the end of the store's integers.
+const LARGEST: Usdc = match Usdc::from_units((1 << 48) - 1) {
+    Some(largest) => largest,
+    None => Usdc::ZERO,
+};
 /// Bytes of a reason.
 const REASON_LIMIT: usize = 500;
 /// Bytes of an idempotency key.
@@ -94,6 +100,12 @@ pub(crate) fn read(
     };
     if amount.is_zero() {
         return invalid("amount is zero".into(), "ask for at least 0.000001 USDC");
+    }
+    if amount > LARGEST {
+        return invalid(
+            format!("amount is above the largest payment, {LARGEST} USDC"),
+            "the contract counts its caps in 48 bits; pay in parts",
+        );
     }
     if request.currency != "USDC" {
         let shown: String = request.currency.chars().take(20).collect();

@@ -401,6 +401,14 @@ pub fn transition(state: State, event: Event) -> Result<State, Illegal> {
     }
 }
 
+/// May a payee be called this: 1 to 60 of `A-Z a-z 0-9 . _ -`, and not like an address?
+#[must_use]
+pub fn is_payee_label(text: &str) -> bool {
+    (1..=60).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !text.starts_with("0x")
+}
+
 /// A payee as the registry knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Payee {

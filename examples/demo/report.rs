@@ -7,7 +7,13 @@ use alloy::{
     providers::{Provider as _, ProviderBuilder},
 };
 use anyhow::{Context as _, bail};
-use bursar::{cli::table::table, devnet::Manifest, money::Usdc, payment::State, view::PaymentView};
+use bursar::{
+    cli::table::{Table, table},
+    devnet::Manifest,
+    money::Usdc,
+    payment::State,
+    view::PaymentView,
+};
 
 use crate::script::{Line, Note, Verdict};
 
@@ -73,7 +79,7 @@ impl Tally {
         bail!("not as expected:\n  {}", self.faults.join("\n  "))
     }
 
-    fn by_agent(&self) -> comfy_table::Table {
+    fn by_agent(&self) -> Table {
         let mut shown = table(&[
             "agent",
             "requests",
@@ -112,7 +118,7 @@ impl Tally {
         shown
     }
 
-    fn by_answer(&self) -> comfy_table::Table {
+    fn by_answer(&self) -> Table {
         let mut shown = table(&["answer", "status", "requests"]);
         let mut totals = BTreeMap::<(u16, String), u32>::new();
         for ((_, status, code), n) in &self.answers {
@@ -129,7 +135,7 @@ impl Tally {
         shown
     }
 
-    async fn cost(&self, devnet: &Manifest) -> anyhow::Result<comfy_table::Table> {
+    async fn cost(&self, devnet: &Manifest) -> anyhow::Result<Table> {
         let mut carried = BTreeMap::<B256, u64>::new();
         for payment in self.payments.iter().filter(|p| p.state == State::Paid) {
             let hash = payment.transaction.context("a paid payment without a transaction")?;

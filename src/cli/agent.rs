@@ -12,7 +12,7 @@ use super::{
     remote::{OperatorArgs, Remote},
     table::table,
 };
-use crate::{auth, keys::create_agent_key, view::AgentView};
+use crate::{auth, keys::create_agent_key, review::one_line, view::AgentView};
 
 /// Agents: make a request key, list them.
 #[derive(ClapArgs, Debug)]
@@ -123,10 +123,10 @@ fn one(agent: &AgentView) -> String {
         agent.agent,
         agent.address,
         state(agent),
-        agent.sponsor,
+        one_line(&agent.sponsor),
         agent.policy_version,
         agent.at_risk,
-        agent.key_id,
+        one_line(&agent.key_id),
         limits_text(&agent.limits),
     )
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     payment::PaymentId,
-    review::{self, Review, one_line},
+    review::{self, Review},
     view::ApprovalView,
 };
 
@@ -129,7 +129,7 @@ fn many(views: &[ApprovalView]) -> String {
             view.overrides.join(", "),
             format!("{}/{}", view.signed_by.len(), view.threshold),
             view.expires_at.to_string(),
-            one_line(&payment.reason),
+            payment.reason.clone(),
         ]);
     }
     rows.to_string()

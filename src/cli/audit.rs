@@ -178,21 +178,23 @@ async fn show(config: &Config, payment: PaymentId, json: bool) -> Result<(), Cli
     }
     let mut table = table(&["#", "when (UTC)", "what", "by", "details"]);
     for entry in &entries {
-        table.add_row([
+        let what = [
             entry.seq.to_string(),
             clock::at_ms(entry.at_ms).to_string(),
             entry.kind.clone(),
             entry.actor.clone(),
-            details(entry),
-        ]);
+        ];
+        table.add_tall_row(what, details(entry));
     }
     println!("{table}");
     Ok(())
 }
 
-/// Writes an entry's data for people: one `name: value` a line, lists of payments shortened.
-fn details(entry: &Entry) -> String {
-    let serde_json::Value::Object(fields) = &entry.data else { return entry.data.to_string() };
+/// Writes an entry's data for people: lines of `name: value`, lists of payments shortened.
+fn details(entry: &Entry) -> Vec<String> {
+    let serde_json::Value::Object(fields) = &entry.data else {
+        return vec![entry.data.to_string()];
+    };
     fields
         .iter()
         .map(|(name, value)| match value {
@@ -206,6 +208,5 @@ fn details(entry: &Entry) -> String {
             }
             other => format!("{name}: {other}"),
         })
-        .collect::<Vec<_>>()
-        .join("\n")
+        .collect()
 }

@@ -23,7 +23,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::keys::KeyError;
+use crate::{keys::KeyError, review::one_line};
 
 /// A self-hosted USDC wallet for AI agents: limits on chain, keys in a daemon, operators in charge.
 #[derive(Debug, Parser)]
@@ -176,9 +176,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Errors of several lines are ours; what they quote is not.
+            let lines = |text: &str| text.lines().map(one_line).collect::<Vec<_>>().join("\n");
+            eprintln!("error: {}", lines(&error.to_string()));
             if let Some(hint) = &error.hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", lines(hint));
             }
             error.exit_code()
         }

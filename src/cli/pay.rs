@@ -195,7 +195,7 @@ fn payment_text(payment: &PaymentView) -> String {
         ("state", payment.state.to_string()),
         ("payee", payee),
         ("amount", format!("{} USDC", payment.amount)),
-        ("reason", one_line(&payment.reason)),
+        ("reason", payment.reason.clone()),
         ("key", payment.idempotency_key.clone()),
         ("accepted", payment.created_at.to_string()),
     ];
@@ -209,7 +209,7 @@ fn payment_text(payment: &PaymentView) -> String {
         lines.push(("block", block.to_string()));
     }
     let lines: Vec<String> =
-        lines.iter().map(|(name, value)| format!("{name:<13}{value}")).collect();
+        lines.iter().map(|(name, value)| format!("{name:<13}{}", one_line(value))).collect();
     lines.join("\n")
 }
 
@@ -225,7 +225,7 @@ fn page_text(page: &PaymentPage) -> String {
         ]);
     }
     match &page.next_cursor {
-        Some(cursor) => format!("{rows}\nmore: --cursor {cursor}"),
+        Some(cursor) => format!("{rows}\nmore: --cursor {}", one_line(cursor)),
         None => rows.to_string(),
     }
 }
@@ -237,7 +237,7 @@ fn simulation_text(simulation: &Simulation) -> String {
         Verdict::Deny => "deny: it would be refused".to_owned(),
     };
     for refusal in &simulation.because {
-        text.push_str(&format!("\n  {} ({})", refusal.detail, refusal.code.as_str()));
+        text.push_str(&format!("\n  {} ({})", one_line(&refusal.detail), refusal.code.as_str()));
     }
     let mut rows = table(&["rule", "passed", "limit", "observed"]);
     for rule in &simulation.rules {
@@ -256,7 +256,7 @@ fn permissions_text(permissions: &Permissions) -> String {
     let active = match &permissions.inactive_because {
         None if permissions.active => "may pay".to_owned(),
         None => "may not pay".to_owned(),
-        Some(why) => format!("may not pay: {}", why.detail),
+        Some(why) => format!("may not pay: {}", one_line(&why.detail)),
     };
     let mut payees = table(&["payee", "address", "categories"]);
     for payee in &permissions.payees {
@@ -273,7 +273,7 @@ fn permissions_text(permissions: &Permissions) -> String {
         permissions.ceiling,
         permissions.expires_at,
         permissions.policy_version,
-        permissions.categories.join(", "),
+        one_line(&permissions.categories.join(", ")),
         limits_text(&permissions.limits),
     )
 }

@@ -259,7 +259,7 @@ fn told(view: &ProposalView) -> String {
     };
     format!(
         "{}\nproposal  {}\nstate     {}, {} of {} signatures\ndigest    {}\nnext      {next}",
-        view.summary,
+        review::one_line(&view.summary),
         view.id,
         state(view.state),
         view.signed_by.len(),

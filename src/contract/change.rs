@@ -115,7 +115,7 @@ impl Names {
     #[must_use]
     pub fn account(&self, address: Address) -> String {
         match self.accounts.get(&address) {
-            Some(name) => format!("{name} ({address})"),
+            Some(name) => format!("{} ({address})", plain(name)),
             None => address.to_string(),
         }
     }
@@ -126,7 +126,8 @@ impl Names {
         let list: Vec<String> = (0..16)
             .filter(|bit| bits >> bit & 1 == 1)
             .map(|bit| {
-                self.categories.get(bit).cloned().unwrap_or_else(|| format!("category {bit}"))
+                let name = self.categories.get(bit).map(|name| plain(name));
+                name.unwrap_or_else(|| format!("category {bit}"))
             })
             .collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
@@ -169,6 +170,13 @@ impl Names {
             .collect();
         if list.is_empty() { "nobody".to_owned() } else { list.join(", ") }
     }
+}
+
+/// Writes a name in a sentence. Names come from the daemon: one with brackets or semicolons could
+/// pass for an address, or for another of the sentence's fields.
+fn plain(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
+    name.chars().take(64).map(|c| if fits(c) { c } else { '\u{fffd}' }).collect()
 }
 
 fn mask(bits: usize) -> U256 {
@@ -311,6 +319,19 @@ mod tests {
             told(IPolicyChanges::revokeCall { change: payee(0, U48::MAX, 0).abi_encode().into() })
                 .starts_with("Withdraw the pending change: Remove payee Acme")
         );
+    }
+
+    #[test]
+    fn a_name_cannot_pass_for_an_address_or_a_field() {
+        let evil = format!("acme ({ACME})\u{1b}[8m");
+        let names = Names {
+            accounts: BTreeMap::from([(Address::ZERO, evil)]),
+            categories: vec!["data; cap none".to_owned()],
+        };
+        let shown = names.account(Address::ZERO);
+        assert!(!shown.contains(&format!("({ACME})")) && !shown.contains('\u{1b}'), "{shown}");
+        assert!(shown.ends_with(&format!("({})", Address::ZERO)), "{shown}");
+        assert!(!names.category_list(1).contains(';'));
     }
 
     #[test]

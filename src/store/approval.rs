@@ -246,25 +246,39 @@ impl Tx {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Moves a proposal.
+    /// Moves a proposal that is in one of the states `from`, or (if that is empty) in any. Answers
+    /// whether it was.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn move_proposal(
         &mut self,
         id: B256,
-        state: ProposalState,
+        from: &[ProposalState],
+        to: ProposalState,
         ready_at_s: Option<u64>,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE proposal SET state = $2, ready_at_s = COALESCE($3, ready_at_s) WHERE id = $1",
+    ) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT state FROM proposal WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        let Some(row) = row else { return Ok(false) };
+        let found: String = row.try_get(0)?;
+        if !(from.is_empty() || from.iter().any(|state| state_name(*state) == found)) {
+            return Ok(false);
+        }
+        // PostgreSQL may have let another writer in since: the state is held against once more.
+        let done = sqlx::query(
+            "UPDATE proposal SET state = $2, ready_at_s = COALESCE($3, ready_at_s)
+             WHERE id = $1 AND state = $4",
         )
         .bind(id.to_string())
-        .bind(state_name(state))
+        .bind(state_name(to))
         .bind(ready_at_s.map(u64::cast_signed))
+        .bind(found)
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
     /// Reads what the unfinished transactions of a kind carry: id and manifest.
@@ -280,5 +294,45 @@ impl Tx {
             .fetch_all(&mut *self.inner)
             .await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_proposal_moves_only_from_where_it_is_expected() {
+        use ProposalState::{Cancelled, Collecting, Executed, Submitted, Waiting};
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("proposals.db").display());
+        let store = Store::open(&url).await.unwrap();
+        let id = B256::repeat_byte(1);
+        let row = ProposalRow {
+            id,
+            change: Bytes::from_static(&[1]),
+            label: None,
+            nonce: U256::ZERO,
+            deadline_s: 1,
+            digest: B256::ZERO,
+            state: Collecting,
+            proposed_by: Address::ZERO,
+            ready_at_s: None,
+        };
+        let mut tx = store.begin().await.unwrap();
+        assert!(!tx.move_proposal(id, &[], Cancelled, None).await.unwrap(), "not filed yet");
+        assert!(tx.insert_proposal(&row, 1).await.unwrap());
+        assert!(tx.move_proposal(id, &[Collecting], Submitted, None).await.unwrap());
+        // A cancellation that comes too late, and a second `apply`.
+        assert!(!tx.move_proposal(id, &[Collecting], Cancelled, None).await.unwrap());
+        assert!(!tx.move_proposal(id, &[Collecting], Submitted, None).await.unwrap());
+        assert!(tx.move_proposal(id, &[], Waiting, Some(77)).await.unwrap());
+        assert!(tx.move_proposal(id, &[], Executed, None).await.unwrap());
+        // Our own transaction reverted because somebody else's did it.
+        assert!(!tx.move_proposal(id, &[Submitted], Cancelled, None).await.unwrap());
+        tx.commit().await.unwrap();
+        let now = store.proposal(id).await.unwrap().unwrap();
+        assert_eq!((now.state, now.ready_at_s), (Executed, Some(77)));
+        store.close().await;
     }
 }

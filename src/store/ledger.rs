@@ -43,6 +43,7 @@ const END: Many = Many {
     tail: ")",
 };
 
+// A sum of 2^62 and more does not grow: SQLite would turn one past 64 bits into a float.
 const BALANCES: Many = Many {
     head: "INSERT INTO ledger_balance (account, debits_pending, debits_posted, credits_pending,
              credits_posted)",
@@ -52,7 +53,15 @@ const BALANCES: Many = Many {
               debits_pending = ledger_balance.debits_pending + excluded.debits_pending,
               debits_posted = ledger_balance.debits_posted + excluded.debits_posted,
               credits_pending = ledger_balance.credits_pending + excluded.credits_pending,
-              credits_posted = ledger_balance.credits_posted + excluded.credits_posted",
+              credits_posted = ledger_balance.credits_posted + excluded.credits_posted
+            WHERE (ledger_balance.debits_pending < 4611686018427387904
+                   OR excluded.debits_pending <= 0)
+              AND (ledger_balance.debits_posted < 4611686018427387904
+                   OR excluded.debits_posted <= 0)
+              AND (ledger_balance.credits_pending < 4611686018427387904
+                   OR excluded.credits_pending <= 0)
+              AND (ledger_balance.credits_posted < 4611686018427387904
+                   OR excluded.credits_posted <= 0)",
 };
 
 impl Store {
@@ -136,7 +145,7 @@ impl Tx {
                     .bind(transfer.credit.to_string())
                     .bind(transfer.amount.as_i64())
                     .bind("pending");
-                self.shift(&changes);
+                self.shift(&changes)?;
             }
             insert.execute(&mut *self.inner).await?;
         }
@@ -173,7 +182,7 @@ impl Tx {
                 let (mut transfer, _) = transfer(payment)?;
                 let changes = end(&mut transfer)
                     .map_err(|error| StoreError::corrupt("ledger_transfer", error))?;
-                self.shift(&changes);
+                self.shift(&changes)?;
             }
             let done = update.execute(&mut *self.inner).await?;
             if done.rows_affected() != part.len() as u64 {
@@ -185,7 +194,7 @@ impl Tx {
         Ok(())
     }
 
-    fn shift(&mut self, changes: &[Change; 2]) {
+    fn shift(&mut self, changes: &[Change; 2]) -> Result<(), StoreError> {
         for change in changes {
             let sums = self.balances.entry(change.account.to_string()).or_default();
             let parts = [
@@ -195,9 +204,12 @@ impl Tx {
                 change.credits_posted,
             ];
             for (sum, part) in sums.iter_mut().zip(parts) {
-                *sum += part;
+                *sum = sum
+                    .checked_add(part)
+                    .ok_or_else(|| StoreError::corrupt("ledger_balance", "a sum past 64 bits"))?;
             }
         }
+        Ok(())
     }
 
     pub(super) async fn write_balances(&mut self) -> Result<(), StoreError> {
@@ -210,7 +222,10 @@ impl Tx {
                     write = write.bind(*sum);
                 }
             }
-            write.execute(&mut *self.inner).await?;
+            let done = write.execute(&mut *self.inner).await?;
+            if done.rows_affected() != part.len() as u64 {
+                return Err(StoreError::corrupt("ledger_balance", "a sum past 2^62"));
+            }
         }
         Ok(())
     }
@@ -220,4 +235,39 @@ impl Tx {
 fn transfer(payment: &PaymentRow) -> Result<(Transfer, [Change; 2]), StoreError> {
     Transfer::reserve(Account::Wallet, Account::Payee(payment.payee), payment.amount)
         .map_err(|error| StoreError::corrupt("ledger_transfer", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sum_is_refused_before_it_overflows() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("sums.db").display());
+        let store = Store::open(&url).await.unwrap();
+        let huge = Usdc::from_units(1 << 62).unwrap();
+        let payee = Account::Payee(Address::repeat_byte(7));
+        let reserve = || Transfer::reserve(Account::Wallet, payee.clone(), huge).unwrap();
+        let (mut first, changes) = reserve();
+
+        let mut tx = store.begin().await.unwrap();
+        tx.shift(&changes).unwrap();
+        assert!(matches!(tx.shift(&changes), Err(StoreError::Corrupt { .. })));
+        drop(tx);
+
+        let mut tx = store.begin().await.unwrap();
+        tx.shift(&changes).unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        tx.shift(&reserve().1).unwrap();
+        assert!(matches!(tx.commit().await, Err(StoreError::Corrupt { .. })));
+        assert_eq!(store.wallet_balance().await.unwrap().debits_pending, huge);
+        // It can still go down.
+        let mut tx = store.begin().await.unwrap();
+        tx.shift(&first.void().unwrap()).unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(store.wallet_balance().await.unwrap().debits_pending, Usdc::ZERO);
+        store.close().await;
+    }
 }

@@ -1,0 +1,63 @@
+use alloy::sol_types::SolCall as _;
+
+use super::*;
+use crate::{
+    contract::IPolicyChanges,
+    store::{AttemptRow, Store, TxRow},
+};
+
+const ATLAS: Address = Address::repeat_byte(0xa7);
+
+fn order(nonce: u64, agent: Address, frozen: bool) -> (TxRow, AttemptRow) {
+    let change = IPolicyChanges::setFrozenCall { agent, frozen }.abi_encode().into();
+    let manifest = Manifest::Tighten { change, signer: Address::ZERO };
+    let tx = TxRow {
+        id: format!("tx-{nonce}"),
+        kind: TxKind::Tighten,
+        sender: Address::repeat_byte(1),
+        nonce,
+        calldata: Bytes::new(),
+        gas: 1,
+        manifest: serde_json::to_string(&manifest).unwrap(),
+        block: None,
+        created_ms: 1,
+    };
+    let attempt = AttemptRow {
+        hash: B256::with_last_byte(u8::try_from(nonce).unwrap()),
+        tx_id: tx.id.clone(),
+        raw: Bytes::new(),
+        max_fee: 1,
+        tip: 1,
+        created_ms: 1,
+    };
+    (tx, attempt)
+}
+
+#[tokio::test]
+async fn a_thaw_does_not_undo_an_order_that_comes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("orders.db").display());
+    let store = Store::open(&url).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let nowhere = HashMap::new();
+    let thaw = (10, 3);
+    assert!(!ordered_after(&mut tx, &nowhere, ATLAS, thaw).await.unwrap());
+
+    let (row, attempt) = order(0, ATLAS, true);
+    tx.insert_tx(&row, &attempt).await.unwrap();
+    // Not in the chain yet, or behind the thaw: it stands.
+    assert!(ordered_after(&mut tx, &nowhere, ATLAS, thaw).await.unwrap());
+    for (place, stands) in [((9, 8), false), ((10, 2), false), ((10, 4), true), ((11, 0), true)] {
+        let landed = HashMap::from([(row.id.clone(), place)]);
+        let kept = ordered_after(&mut tx, &landed, ATLAS, thaw).await.unwrap();
+        assert_eq!(kept, stands, "{place:?}");
+    }
+    // Others' freezes are not touched by it, and another kind of order freezes nobody.
+    assert!(!ordered_after(&mut tx, &nowhere, Address::ZERO, thaw).await.unwrap());
+    tx.finish_tx(&row.id, 12, 1).await.unwrap();
+    let (lifts, attempt) = order(1, ATLAS, false);
+    tx.insert_tx(&lifts, &attempt).await.unwrap();
+    assert!(!ordered_after(&mut tx, &nowhere, ATLAS, thaw).await.unwrap());
+    drop(tx);
+    store.close().await;
+}
