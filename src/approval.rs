@@ -81,7 +81,7 @@ pub(crate) async fn approve(
     if payment.expires_ms <= now_ms {
         return Err(Refusal::new(Code::Conflict, format!("{id} waited too long for its quorum")));
     }
-    let (fresh, count) = store.add_signature(approval.digest, &signature, now_ms).await?;
+    let (fresh, signers) = store.add_signature(approval.digest, &signature, now_ms).await?;
     if !fresh {
         return Err(Refusal::new(
             Code::Conflict,
@@ -89,7 +89,7 @@ pub(crate) async fn approve(
         )
         .hint("another operator must sign"));
     }
-    let threshold = inner.book().threshold;
+    let (count, threshold) = (inner.count_operators(&signers), inner.book().threshold);
     let mut drafts = vec![
         Draft::new(EventKind::PaymentApproved, format!("operator:{}", body.signer))
             .agent(&payment.agent)

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use alloy::{
@@ -41,6 +41,13 @@ use crate::{
 /// raise it where a chain wants more.
 const TIP: u128 = 10_000_000;
 
+/// Characters of each text in a note about a stranger.
+const NOTE_CHARS: usize = 200;
+/// Notes about strangers in one second.
+const STRANGERS_A_SECOND: u32 = 20;
+/// Seconds after which a store that was not written to counts as out of order.
+const WRITTEN_WITHIN_S: u64 = 45;
+
 /// Why the engine could not do a step; its tasks try again.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -65,7 +72,15 @@ pub enum EngineError {
 }
 
 impl From<&StoreError> for Refusal {
-    fn from(_: &StoreError) -> Self {
+    fn from(error: &StoreError) -> Self {
+        if error.is_unknown_outcome() {
+            let mut refusal =
+                Self::new(Code::Unavailable, "it is not known whether the store kept it")
+                    .retry_after(5)
+                    .hint("send the same request with the same Idempotency-Key again");
+            refusal.funds_moved = FundsMoved::Maybe;
+            return refusal;
+        }
         Self::new(Code::Unavailable, "the store cannot be written; nothing was started")
             .retry_after(5)
             .hint("send the same request with the same Idempotency-Key again")
@@ -137,6 +152,10 @@ pub(crate) struct Inner {
     pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
     pub chain_reached: AtomicBool,
+    /// Unix seconds at which the store was last written to without fault.
+    pub written_s: AtomicU64,
+    /// Notes about strangers in this second: unix seconds, and how many.
+    pub strangers: Mutex<(u64, u32)>,
     pub relayers: Vec<PrivateKeySigner>,
     /// High half of the wallet's nonces: drawn once for each store, so that a new store on an old
     /// wallet does not walk through spent nonces.
@@ -152,6 +171,17 @@ impl Inner {
     pub(crate) fn now_s(&self) -> u64 {
         let head = self.head().map_or(0, |head| head.time_s());
         clock::now_s().max(head)
+    }
+
+    /// May the audit log take one more note about a stranger now?
+    fn strangers_may_note(&self) -> bool {
+        let now_s = clock::now_s();
+        let mut seen = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != now_s {
+            *seen = (now_s, 0);
+        }
+        seen.1 = seen.1.saturating_add(1);
+        seen.1 <= STRANGERS_A_SECOND
     }
 
     fn head(&self) -> Option<Head> {
@@ -323,7 +353,7 @@ impl Engine {
     /// # Errors
     /// `invalid_signature` if it was spent before; `overloaded`, `unavailable`.
     pub async fn claim(&self, claim: NonceClaim) -> Result<(), Refusal> {
-        self.ask(|reply| intake::Job::Claim(claim, reply)).await
+        self.ask(|reply| intake::Job::Claim(claim, None, reply)).await
     }
 
     async fn ask<T>(
@@ -361,11 +391,17 @@ impl Engine {
         })
     }
 
-    /// Puts a request that failed authentication into the audit log.
+    /// Puts a request that failed authentication into the audit log: shortened, and only so many
+    /// each second, since anyone can send one.
     pub async fn note_unauthenticated(&self, key_id: Option<&str>, target: &str, why: &str) {
+        if !self.inner.strangers_may_note() {
+            self.inner.metrics.notes_dropped.inc();
+            return;
+        }
+        let short = |text: &str| text.chars().take(NOTE_CHARS).collect::<String>();
         self.inner.note(
-            Draft::new(EventKind::AgentUnauthenticated, key_id.unwrap_or("unknown"))
-                .data(json!({ "target": target, "why": why })),
+            Draft::new(EventKind::AgentUnauthenticated, short(key_id.unwrap_or("unknown")))
+                .data(json!({ "target": short(target), "why": short(why) })),
         );
     }
 
@@ -380,8 +416,12 @@ impl Engine {
         idempotency_key: String,
         request: PaymentRequest,
     ) -> Result<Accepted, Refusal> {
-        intake::check_key(&idempotency_key)?;
-        let request = intake::read(&self.inner, request, &agent)?;
+        let read =
+            intake::check_key(&idempotency_key).and_then(|()| intake::read(&self.inner, &request));
+        let request = match read {
+            Ok(request) => request,
+            Err(refusal) => return Err(self.refuse(&agent, claim, &request.payee, refusal).await),
+        };
         self.ask(|reply| {
             intake::Job::Submit(Box::new(intake::Submit {
                 agent,
@@ -392,6 +432,26 @@ impl Engine {
             }))
         })
         .await
+    }
+
+    /// Refuses an authenticated agent's request for a payment that cannot be read: spends its nonce
+    /// and tells the audit log. Returns what to answer.
+    pub async fn refuse(
+        &self,
+        agent: &AgentId,
+        claim: NonceClaim,
+        payee: &str,
+        refusal: Refusal,
+    ) -> Refusal {
+        let payee: String = payee.chars().take(60).collect();
+        let draft = Draft::new(EventKind::PaymentDenied, format!("agent:{agent}"))
+            .agent(agent)
+            .data(json!({ "refusal": refusal, "payee": payee }));
+        self.inner.count_denied(refusal.code);
+        match self.ask(|reply| intake::Job::Claim(claim, Some(draft), reply)).await {
+            Ok(()) => refusal,
+            Err(other) => other,
+        }
     }
 
     /// Decides without paying.
@@ -626,12 +686,17 @@ impl Engine {
         self.whole(|inner| async move { governance::cancel(&inner, id, operator).await }).await
     }
 
-    /// Is the daemon ready: store writable, chain reached on the last look?
+    /// Is the daemon ready: store written to and chain reached, each on the last look? Asks
+    /// neither, since anyone may call it.
     ///
     /// # Errors
     /// `unavailable`, with what is missing.
     pub async fn ready(&self) -> Result<(), Refusal> {
-        self.inner.store.probe().await?;
+        let written_s = self.inner.written_s.load(Ordering::Relaxed);
+        if clock::now_s().saturating_sub(written_s) > WRITTEN_WITHIN_S {
+            return Err(Refusal::new(Code::Unavailable, "the store cannot be written")
+                .hint("look at the daemon's log, and at the disk"));
+        }
         if self.inner.chain_reached.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -454,6 +454,12 @@ impl Inner {
         })
     }
 
+    /// Counts those who are operators today: a quorum is theirs alone.
+    pub(crate) fn count_operators(&self, signers: &[Address]) -> u64 {
+        let book = self.book();
+        signers.iter().filter(|signer| book.operators.contains(*signer)).count() as u64
+    }
+
     /// Checks an operator's signature over a digest.
     pub(crate) fn check_operator(
         &self,
@@ -598,12 +604,13 @@ pub(crate) async fn sign(
     if !store.move_proposal(id, &[collecting], collecting, None).await? {
         return Err(conflict("the proposal takes no more signatures"));
     }
-    let (fresh, count) = store.add_signature(row.digest, &signature, clock::now_ms()).await?;
+    let (fresh, signers) = store.add_signature(row.digest, &signature, clock::now_ms()).await?;
     if !fresh {
         return Err(conflict(format!("{} has signed it already", body.signer)));
     }
-    let draft = Draft::new(EventKind::PolicyApproved, format!("operator:{}", body.signer))
-        .data(json!({ "id": id, "digest": row.digest, "signatures": count }));
+    let draft = Draft::new(EventKind::PolicyApproved, format!("operator:{}", body.signer)).data(
+        json!({ "id": id, "digest": row.digest, "signatures": inner.count_operators(&signers) }),
+    );
     store.append_audit(&[draft], clock::now_ms()).await?;
     store.commit().await?;
     show(inner, id).await
@@ -775,10 +782,14 @@ async fn launch(
     event: EventKind,
     data: serde_json::Value,
 ) -> Result<B256, Refusal> {
-    // Governance is never held up by payments in flight: it takes the least busy sender.
+    // Governance is never held up by payments in flight: it takes the least busy sender, and one
+    // without gas money only if there is no other.
+    let relayers = inner.relayer_addresses();
+    let funded: Vec<_> =
+        relayers.iter().copied().filter(|sender| !inner.flights.is_broke(*sender)).collect();
     let sender = inner
         .flights
-        .freest(&inner.relayer_addresses(), u32::MAX)
+        .freest(if funded.is_empty() { &relayers } else { &funded }, u32::MAX)
         .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
     let gas = GAS_CHANGE + 40 * calldata.len() as u64;
     let call = Outgoing { kind, calldata, gas, manifest };

@@ -3,7 +3,9 @@ use alloy::sol_types::SolCall as _;
 use super::*;
 use crate::{
     contract::IPolicyChanges,
-    store::{AttemptRow, Store, TxRow},
+    outcome::SendClass,
+    store::{AttemptRow, OpenTx, Store, TxRow},
+    submit::Flights,
 };
 
 const ATLAS: Address = Address::repeat_byte(0xa7);
@@ -60,4 +62,21 @@ async fn a_thaw_does_not_undo_an_order_that_comes_after_it() {
     assert!(!ordered_after(&mut tx, &nowhere, ATLAS, thaw).await.unwrap());
     drop(tx);
     store.close().await;
+}
+
+#[test]
+fn a_sender_without_gas_money_is_known() {
+    let flights = Flights::default();
+    let sender = Address::repeat_byte(1);
+    for nonce in 0..2 {
+        let (tx, attempt) = order(nonce, ATLAS, true);
+        flights.add(OpenTx { tx, attempts: vec![attempt] });
+    }
+    assert!(!flights.is_broke(sender));
+    let (first, _) = order(0, ATLAS, true);
+    flights.update(&first, |flight| flight.answer = Some(Err(SendClass::InsufficientFunds)));
+    assert!(flights.is_broke(sender));
+    assert!(!flights.is_broke(Address::repeat_byte(2)));
+    flights.update(&first, |flight| flight.answer = Some(Ok(())));
+    assert!(!flights.is_broke(sender));
 }

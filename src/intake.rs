@@ -12,7 +12,7 @@ use std::{
 use alloy::primitives::{Address, B256, U256, keccak256};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     audit::{Draft, EventKind},
@@ -46,8 +46,8 @@ type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub(crate) enum Job {
     /// A payment.
     Submit(Box<Submit>),
-    /// A signed request that moves no money spends its nonce.
-    Claim(NonceClaim, Reply<()>),
+    /// A signed request that moves no money spends its nonce, perhaps with a word to the audit log.
+    Claim(NonceClaim, Option<Draft>, Reply<()>),
     /// Something for the audit log.
     Note(Draft),
 }
@@ -57,7 +57,7 @@ impl Job {
     fn claim(&self) -> Option<(&str, &str, u64)> {
         let claim = match self {
             Self::Submit(submit) => &submit.claim,
-            Self::Claim(claim, _) => claim,
+            Self::Claim(claim, ..) => claim,
             Self::Note(_) => return None,
         };
         Some((&claim.key_id, &claim.nonce, claim.expires_s))
@@ -87,11 +87,7 @@ pub(crate) struct Request {
 ///
 /// # Errors
 /// 400, 403 or 422 with the field that is wrong.
-pub(crate) fn read(
-    inner: &Inner,
-    request: PaymentRequest,
-    agent: &AgentId,
-) -> Result<Request, Refusal> {
+pub(crate) fn read(inner: &Inner, request: &PaymentRequest) -> Result<Request, Refusal> {
     let invalid =
         |detail: String, hint: &str| Err(Refusal::new(Code::InvalidPayment, detail).hint(hint));
     let amount: Usdc = match request.amount.parse() {
@@ -133,7 +129,7 @@ pub(crate) fn read(
             "shorten it, or put a hash of it there",
         );
     }
-    let fingerprint = fingerprint(&request);
+    let fingerprint = fingerprint(request);
     let book = inner.book();
     if let Some(category) = &request.context.category
         && book.categories.bit(category).is_none()
@@ -152,25 +148,17 @@ pub(crate) fn read(
                 "send 0x and 40 hexadecimal digits, all lower case or checksummed",
             );
         }
-        drop(book);
-        let refusal =
-            Refusal::new(Code::PayeeUnknown, format!("no payee is registered as `{shown}`"))
-                .rule("payees")
-                .hint("GET /v1/permissions lists the payees you may pay; only operators add one");
-        inner.count_denied(refusal.code);
-        inner.note(
-            Draft::new(EventKind::PaymentDenied, format!("agent:{agent}"))
-                .agent(agent)
-                .data(json!({ "code": refusal.code, "payee": shown, "amount": amount })),
-        );
-        return Err(refusal);
+        let detail = format!("no payee is registered as `{shown}`");
+        return Err(Refusal::new(Code::PayeeUnknown, detail)
+            .rule("payees")
+            .hint("GET /v1/permissions lists the payees you may pay; only operators add one"));
     };
     Ok(Request {
         payee,
         payee_label: book.label(payee),
         amount,
-        reason: request.reason,
-        context: request.context,
+        reason: request.reason.clone(),
+        context: request.context.clone(),
         fingerprint,
     })
 }
@@ -207,7 +195,7 @@ pub(crate) async fn simulate(
     agent: &AgentId,
     request: PaymentRequest,
 ) -> Result<Simulation, Refusal> {
-    let request = read(inner, request, agent)?;
+    let request = read(inner, &request)?;
     let taken = match &request.context.invoice {
         Some(invoice) => inner.store.invoice_taken(request.payee, invoice).await?,
         None => false,
@@ -235,7 +223,8 @@ fn unknown_agent(agent: &AgentId) -> Refusal {
         .hint("ask an operator")
 }
 
-/// Runs until told to stop, then answers what is already in the queue.
+/// Runs until told to stop, then answers what is already in the queue. Ends at once where a commit's
+/// outcome is not known: the daemon then stops, and its next start reads what the store kept.
 pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: Stop) {
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     loop {
@@ -251,12 +240,17 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
         let group = std::mem::replace(&mut group, Vec::with_capacity(GROUP_LIMIT));
         match decide(&inner, &group).await {
             Ok(answers) => answer(group, answers),
+            Err(fault) if fault.is_unknown_outcome() => return answer_alone(group, Err(fault)),
             // One unreadable row must not refuse its neighbours: each job by itself.
             Err(_) if group.len() > 1 => {
                 for job in group {
                     let alone = [job];
                     let answers = decide(&inner, &alone).await;
+                    let unknown = answers.as_ref().is_err_and(StoreError::is_unknown_outcome);
                     answer_alone(alone, answers);
+                    if unknown {
+                        return;
+                    }
                 }
             }
             Err(fault) => answer_alone(group, Err(fault)),
@@ -275,7 +269,7 @@ fn answer(jobs: impl IntoIterator<Item = Job>, answers: Vec<Answer>) {
         // A caller that has gone away has its payment all the same.
         match (job, answer) {
             (Job::Submit(submit), Answer::Submit(answer)) => drop(submit.reply.send(*answer)),
-            (Job::Claim(_, reply), Answer::Claim(answer)) => drop(reply.send(answer)),
+            (Job::Claim(_, _, reply), Answer::Claim(answer)) => drop(reply.send(answer)),
             _ => {}
         }
     }
@@ -289,7 +283,7 @@ fn answer_alone(jobs: impl IntoIterator<Item = Job>, answers: Result<Vec<Answer>
             for job in jobs {
                 match job {
                     Job::Submit(submit) => drop(submit.reply.send(Err(Refusal::from(&fault)))),
-                    Job::Claim(_, reply) => drop(reply.send(Err(Refusal::from(&fault)))),
+                    Job::Claim(_, _, reply) => drop(reply.send(Err(Refusal::from(&fault)))),
                     Job::Note(_) => {}
                 }
             }
@@ -324,8 +318,10 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
                 let unspent = unspent.next().unwrap_or(false);
                 Answer::Submit(Box::new(group.decide(&mut tx, submit, unspent).await?))
             }
-            Job::Claim(..) => {
-                Answer::Claim(unspent.next().unwrap_or(false).then_some(()).ok_or_else(replayed))
+            Job::Claim(_, draft, _) => {
+                let unspent = unspent.next().unwrap_or(false);
+                group.drafts.extend(draft.clone().filter(|_| unspent));
+                Answer::Claim(unspent.then_some(()).ok_or_else(replayed))
             }
             Job::Note(draft) => {
                 group.drafts.push(draft.clone());
@@ -578,11 +574,11 @@ pub(crate) fn seconds(seconds: u64) -> i64 {
 
 impl Inner {
     /// Puts something into the audit log soon. Under a flood it is dropped and counted: the log
-    /// must not become the way to fill the disk.
+    /// must not become the way to fill the disk, and half of the queue is for requests.
     pub(crate) fn note(&self, draft: Draft) {
-        if self.intake.try_send(Job::Note(draft)).is_err() {
+        let room = self.intake.capacity() * 2 > self.intake.max_capacity();
+        if !room || self.intake.try_send(Job::Note(draft)).is_err() {
             self.metrics.notes_dropped.inc();
-            warn!("the intake queue is full: a note for the audit log was dropped");
         }
     }
 }

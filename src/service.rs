@@ -1,6 +1,13 @@
 //! The daemon: all wiring, in one function that tests call too.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use alloy::primitives::{Address, B256};
 use ed25519_dalek::VerifyingKey;
@@ -29,7 +36,7 @@ use crate::{
     payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
     rpc::{Rpc, RpcError},
-    store::{AgentRow, Store, StoreError},
+    store::{AgentRow, Store, StoreError, StoreLock},
     submit::{self, Flights},
 };
 
@@ -40,6 +47,11 @@ const ANCHOR_EVERY: Duration = Duration::from_secs(10);
 
 /// Policy files that are read before they are noted in the audit log.
 const NOTED: usize = 256;
+
+/// Seconds between two looks whether the store can be written.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// Bytes at the end of the anchors' file in which its last whole line ends.
+const TAIL: u64 = 4_096;
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +133,8 @@ pub struct Service {
     stop: watch::Sender<bool>,
     tasks: JoinSet<&'static str>,
     store: Store,
+    /// No other daemon serves the store while this lives.
+    _lock: StoreLock,
 }
 
 impl Service {
@@ -129,10 +143,12 @@ impl Service {
     /// # Errors
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys) -> Result<Self, StartError> {
-        let store = Store::open(&config.store).await.map_err(|source| StartError::Store {
+        let cannot = |source| StartError::Store {
             url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
             source,
-        })?;
+        };
+        let lock = Store::lock(&config.store).map_err(cannot)?;
+        let store = Store::open(&config.store).await.map_err(cannot)?;
         let rpc = Rpc::new(config.chain.rpc.clone())?;
         check_chain(&config, &rpc).await?;
         let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
@@ -170,6 +186,8 @@ impl Service {
             reading: AsyncMutex::new(()),
             head: std::sync::Mutex::new(None),
             chain_reached: true.into(),
+            written_s: clock::now_s().into(),
+            strangers: std::sync::Mutex::default(),
             relayers,
             nonce_epoch,
             config,
@@ -188,6 +206,15 @@ impl Service {
         tasks
             .spawn(named("broadcast", submit::broadcast::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("confirm", submit::confirm::run(Arc::clone(&inner), stopped.clone())));
+        let (doubt, stopping) = (store.clone(), stopped.clone());
+        tasks.spawn(named("store", async move {
+            tokio::select! {
+                () = doubt.in_doubt() => {
+                    error!("a commit's outcome is not known: the next start reads what was kept");
+                }
+                () = stopping.asked() => {}
+            }
+        }));
         tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
         let router =
             api::router(engine.clone(), ApiConfig::new(inner.config.public_origin.clone()));
@@ -202,7 +229,7 @@ impl Service {
         }));
         inner.queued.notify_one();
         info!(%addr, wallet = %inner.config.chain.wallet, "listening");
-        Ok(Self { addr, engine, stop, tasks, store })
+        Ok(Self { addr, engine, stop, tasks, store, _lock: lock })
     }
 
     /// Returns the address the API listens on.
@@ -437,6 +464,7 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let anchors = AsyncMutex::new((B256::ZERO, None::<tokio::time::Instant>));
+    let mut probed = None::<tokio::time::Instant>;
     loop {
         let last = tokio::select! {
             () = stop.asked() => true,
@@ -447,6 +475,13 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
         }
         if last {
             return;
+        }
+        if probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY) {
+            probed = Some(tokio::time::Instant::now());
+            match inner.store.probe().await {
+                Ok(()) => inner.written_s.store(clock::now_s(), Ordering::Relaxed),
+                Err(error) => warn!(%error, "the store cannot be written"),
+            }
         }
         if let Err(error) = governance::refresh(&inner).await {
             warn!(%error, "the contract's policy could not be read; trying again");
@@ -489,8 +524,37 @@ async fn housekeeping(
 }
 
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+    let mut file = std::fs::OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    // What a power cut left of a line vouches for nothing, and would spoil the next one.
+    let from = file.metadata()?.len().saturating_sub(TAIL);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(from))?;
+    file.read_to_end(&mut tail)?;
+    if !tail.is_empty() && !tail.ends_with(b"\n") {
+        let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
+        file.set_len(from + whole)?;
+    }
     file.write_all(format!("{line}\n").as_bytes())?;
     file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::append;
+
+    #[test]
+    fn a_torn_line_does_not_spoil_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("anchors");
+        append(&path, "one").unwrap();
+        append(&path, "two").unwrap();
+        let torn = std::fs::read_to_string(&path).unwrap() + "thr";
+        std::fs::write(&path, torn).unwrap();
+        append(&path, "four").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nfour\n");
+        std::fs::write(&path, "torn").unwrap();
+        append(&path, "first").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\n");
+    }
 }

@@ -43,8 +43,11 @@ pub(super) const PAGE: u32 = 50;
     ),
 )]
 pub(super) async fn submit(agent: Agent) -> Result<Response, Refused> {
-    let key = agent.idempotency_key()?;
-    let request = agent.payment_request()?;
+    let read = agent.idempotency_key().and_then(|key| Ok((key, agent.payment_request()?)));
+    let (key, request) = match read {
+        Ok(read) => read,
+        Err(refusal) => return Err(agent.refuse(refusal).await.into()),
+    };
     let accepted = agent.submit(key, request).await?;
     let done = !accepted.fresh && accepted.payment.state.is_terminal();
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };

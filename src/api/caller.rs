@@ -184,6 +184,13 @@ impl Agent {
         }
     }
 
+    /// Refuses what cannot be read, on the record.
+    pub(super) async fn refuse(self, refusal: Refusal) -> Refusal {
+        let (engine, key_id) = (self.engine, self.claim.key_id.clone());
+        let refusal = engine.refuse(&self.id, self.claim, "", refusal).await;
+        replayed(&engine, &key_id, self.arrived.uri.path(), refusal).await
+    }
+
     /// Spends the nonce.
     async fn claimed(self) -> Result<(Engine, AgentId), Refusal> {
         let key_id = self.claim.key_id.clone();

@@ -11,6 +11,7 @@ use crate::{
     config::{Config, ConfigError},
     keys::{Keys, PassphraseArgs},
     service::{Service, StartError},
+    store::StoreError,
 };
 
 /// Run the daemon: take agents' requests, decide, sign, submit, keep the books.
@@ -116,6 +117,9 @@ impl From<StartError> for CliError {
                 (Kind::Unreachable, "another daemon may run there; change `listen`")
             }
             StartError::Policy { .. } => (Kind::Usage, "`bursar policy check FILE` says more"),
+            StartError::Store { source: StoreError::Locked(_), .. } => {
+                (Kind::Refused, "stop the other one first: two would each pay by their own books")
+            }
             StartError::Store { .. } => (Kind::Unreachable, "check `store` in the configuration"),
             StartError::Agents(_) | StartError::Categories(_) | StartError::Read { .. } => {
                 (Kind::Usage, "correct the file and start again")

@@ -186,7 +186,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Adds a signature; `false` if this operator had signed. Answers with the count so far.
+    /// Adds a signature. Answers whether it is new, and who has signed so far.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -195,7 +195,7 @@ impl Tx {
         digest: B256,
         signature: &SignatureRow,
         now_ms: i64,
-    ) -> Result<(bool, u64), StoreError> {
+    ) -> Result<(bool, Vec<Address>), StoreError> {
         let done = sqlx::query(
             "INSERT INTO signature (digest, signer, signature, at_ms) VALUES ($1, $2, $3, $4)
              ON CONFLICT (digest, signer) DO NOTHING",
@@ -206,11 +206,15 @@ impl Tx {
         .bind(now_ms)
         .execute(&mut *self.inner)
         .await?;
-        let row = sqlx::query("SELECT CAST(COUNT(*) AS BIGINT) FROM signature WHERE digest = $1")
+        let rows = sqlx::query("SELECT signer FROM signature WHERE digest = $1")
             .bind(digest.to_string())
-            .fetch_one(&mut *self.inner)
+            .fetch_all(&mut *self.inner)
             .await?;
-        Ok((done.rows_affected() == 1, unsigned("signature.count", row.try_get(0)?)?))
+        let signers = rows
+            .iter()
+            .map(|row| parse("signature.signer", &row.try_get::<String, _>(0)?))
+            .collect::<Result<_, _>>()?;
+        Ok((done.rows_affected() == 1, signers))
     }
 
     /// Files a proposal, in place of an ended one of the same change. `false` if one is open.

@@ -12,10 +12,17 @@ mod registry;
 mod settled;
 mod tx;
 
-use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions, TryLockError},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::{Any, AnyPool, Executor as _, Row as _, any::AnyPoolOptions};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
@@ -35,6 +42,20 @@ pub enum StoreError {
     /// The database answered with an error, or not at all.
     #[error("the store failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The connection broke while it was being made durable: it may have happened or not.
+    #[error("it is not known whether the store kept it: {0}")]
+    Unknown(#[source] sqlx::Error),
+    /// Another daemon has the store.
+    #[error("another bursar serves this store ({} is locked)", .0.display())]
+    Locked(PathBuf),
+    /// The file that keeps others out cannot be made.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A stored value cannot be read back: the store was changed by hand or by a newer version.
     #[error("the store holds something unreadable in {column}: {value}")]
     Corrupt {
@@ -56,6 +77,12 @@ impl StoreError {
         Self::Corrupt { column, value: value.to_string() }
     }
 
+    /// May it have happened all the same? Then nothing in memory can be trusted about it.
+    #[must_use]
+    pub const fn is_unknown_outcome(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+
     /// Is it a constraint that another writer satisfied first?
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
@@ -75,17 +102,54 @@ pub struct Store {
     readers: AnyPool,
     gate: Arc<Mutex<()>>,
     begin: &'static str,
+    /// Set once a commit's outcome is not known.
+    doubt: watch::Sender<bool>,
 }
+
+/// Keeps other daemons from a store while it lives, however the process ends.
+#[derive(Debug)]
+pub struct StoreLock(#[expect(dead_code, reason = "held, not read")] Option<File>);
 
 /// A transaction. Dropped without [`Tx::commit`], it is rolled back.
 pub struct Tx {
     inner: sqlx::Transaction<'static, Any>,
     /// Changes of balances, added up and written once by [`Tx::commit`].
     balances: BTreeMap<String, [i64; 4]>,
+    doubt: watch::Sender<bool>,
     _turn: OwnedMutexGuard<()>,
 }
 
 impl Store {
+    /// Keeps a second daemon from a SQLite file: two would each decide by a memory of their own.
+    /// Only daemons take it; readers need not. PostgreSQL and stores in memory have none.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another daemon has it; [`StoreError::Lock`].
+    pub fn lock(url: &str) -> Result<StoreLock, StoreError> {
+        let Some(file) = url.strip_prefix("sqlite:") else { return Ok(StoreLock(None)) };
+        let file = file.strip_prefix("//").unwrap_or(file);
+        let file = file.split('?').next().unwrap_or(file);
+        if file.is_empty() || file.starts_with(':') {
+            return Ok(StoreLock(None));
+        }
+        let path = PathBuf::from(format!("{file}.lock"));
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let outcome = open
+            .map_err(TryLockError::Error)
+            .and_then(|file| file.try_lock().map(|()| StoreLock(Some(file))));
+        outcome.map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Locked(path),
+            TryLockError::Error(source) => StoreError::Lock { path, source },
+        })
+    }
+
+    /// Waits until a commit's outcome is not known.
+    pub async fn in_doubt(&self) {
+        let mut doubt = self.doubt.subscribe();
+        // The sender lives as long as this store.
+        let _ = doubt.wait_for(|doubt| *doubt).await;
+    }
+
     /// Opens (and on first use creates) the database at `url`: `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
@@ -120,6 +184,7 @@ impl Store {
             gate: Arc::new(Mutex::new(())),
             // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
             begin: if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" },
+            doubt: watch::Sender::new(false),
         };
         store.prepare().await?;
         Ok(store)
@@ -159,7 +224,8 @@ impl Store {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let turn = Arc::clone(&self.gate).lock_owned().await;
         let inner = self.writer.begin_with(self.begin).await?;
-        Ok(Tx { inner, balances: BTreeMap::new(), _turn: turn })
+        let doubt = self.doubt.clone();
+        Ok(Tx { inner, balances: BTreeMap::new(), doubt, _turn: turn })
     }
 
     /// Can it be written to now?
@@ -184,11 +250,17 @@ impl Tx {
     /// Makes it durable.
     ///
     /// # Errors
-    /// [`StoreError::Database`]; then nothing of it happened, or (on a lost connection) it is not
-    /// known: every caller retries by key.
+    /// [`StoreError::Unknown`] if the connection broke at the last step; of every other error,
+    /// nothing happened.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.write_balances().await?;
-        Ok(self.inner.commit().await?)
+        self.inner.commit().await.map_err(|error| match error {
+            sqlx::Error::Database(_) => StoreError::Database(error),
+            error => {
+                self.doubt.send_replace(true);
+                StoreError::Unknown(error)
+            }
+        })
     }
 
     /// Writes a setting.

@@ -227,14 +227,14 @@ impl Tx {
         self.insert_attempt(attempt).await
     }
 
-    /// Stores one more signature of a transaction.
+    /// Stores one more signature of a transaction; the same one twice is one.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn insert_attempt(&mut self, attempt: &AttemptRow) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO attempt (hash, tx_id, raw, max_fee, tip, created_ms)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (hash) DO NOTHING",
         )
         .bind(attempt.hash.to_string())
         .bind(&attempt.tx_id)

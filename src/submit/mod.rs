@@ -127,6 +127,14 @@ impl Flights {
         }
     }
 
+    /// Did a node refuse one of the sender's transactions for want of gas money? What comes after it
+    /// waits behind it.
+    pub(crate) fn is_broke(&self, sender: Address) -> bool {
+        let flights = self.lock();
+        let mut own = flights.range((sender, 0)..=(sender, u64::MAX));
+        own.any(|(_, flight)| flight.answer == Some(Err(SendClass::InsufficientFunds)))
+    }
+
     /// Picks the sender with the most room, if any has room.
     pub(crate) fn freest(&self, senders: &[Address], in_flight: u32) -> Option<Address> {
         let flights = self.lock();

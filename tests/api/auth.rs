@@ -84,6 +84,54 @@ async fn a_bent_or_repeated_request_is_refused_and_recorded() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_recorded_and_spent() {
+    let mut world = Plan::new().start().await;
+    let cases = [
+        (payment("0", "zero"), Code::InvalidPayment),
+        (payment("281474976.710656", "huge"), Code::InvalidPayment),
+        (Raw { body: b"{".to_vec(), ..payment("1", "json") }, Code::InvalidPayment),
+        (Raw::post("/v1/payments", body("1")), Code::IdempotencyKeyMissing),
+    ];
+    let mut said = Vec::new();
+    for (raw, code) in cases {
+        let signed = raw.signed(&world, "atlas");
+        let refusal = signed.refused(&world).await.refusal;
+        assert_eq!(refusal.code, code, "{}", refusal.detail);
+        said.push(refusal.detail);
+        is_unauthenticated(&signed, &world, "sent again").await;
+    }
+    assert!(world.payments().await.is_empty());
+    world.stop().await;
+    let store = Store::open(&world.database()).await.unwrap();
+    let entries: Vec<Entry> = store.audit().try_collect().await.unwrap();
+    for detail in said {
+        let told = entries.iter().any(|entry| {
+            entry.kind == "payment.denied" && entry.data["refusal"]["detail"] == detail.as_str()
+        });
+        assert!(told, "not in the audit log: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_fill_the_log() {
+    let mut world = Plan::new().start().await;
+    let long = format!("/v1/payments/{}", "x".repeat(8_000));
+    for _ in 0..60 {
+        is_unauthenticated(&Raw::get(&long), &world, "no signature").await;
+    }
+    world.pay("atlas", "acme-data", "1", "all-the-same").await;
+    world.stop().await;
+    let store = Store::open(&world.database()).await.unwrap();
+    let entries: Vec<Entry> = store.audit().try_collect().await.unwrap();
+    let notes = || entries.iter().filter(|entry| entry.kind == "agent.unauthenticated");
+    assert!(notes().count() >= 20, "{}", notes().count());
+    assert!(notes().all(|entry| entry.data.to_string().len() < 600));
+    let mut seconds: Vec<i64> = notes().map(|entry| entry.at_ms / 1_000).collect();
+    seconds.dedup();
+    assert!(notes().count() <= 20 * (seconds.len() + 1), "{seconds:?}");
+}
+
 /// Every route of the document but the public ones, with values in its path.
 fn protected() -> Vec<(Method, String, bool)> {
     let document = serde_json::to_value(bursar::api::openapi()).unwrap();

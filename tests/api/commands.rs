@@ -133,7 +133,8 @@ async fn freeze_at_once_unfreeze_by_quorum() {
     ends(&world, &format!("policy apply {id} {omar}"), 0);
     wait_for("the unfreeze", async || {
         let view = world.operator(0).proposal(id.parse().unwrap()).await.unwrap();
-        (view.state == ProposalState::Executed).then_some(())
+        let thawed = world.agent("atlas").permissions().await.unwrap().active;
+        (view.state == ProposalState::Executed && thawed).then_some(())
     })
     .await;
     assert_eq!(json(&world, &format!("{pay} --wait"))["state"], "paid");

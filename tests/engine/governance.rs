@@ -57,6 +57,9 @@ async fn one_operator_freezes_an_agent_at_once() {
     world.judge().await;
 
     thaw(&world, agent).await;
+    let client = world.agent("atlas");
+    wait_for("the thaw here", async || client.permissions().await.unwrap().active.then_some(()))
+        .await;
     let paid = world.pay("atlas", "acme-data", "1", "thawed").await;
     world.until(&paid, State::Paid).await;
     world.judge().await;

@@ -5,6 +5,21 @@ use bursar::{contract::IPolicyChanges, payment::State, refusal::Code};
 use crate::support::{Plan, RefusedWith, request, wait_for};
 
 #[tokio::test]
+async fn one_store_has_one_daemon() {
+    let mut world = Plan::new().start().await;
+    let (code, said) = world.bursar(&["serve"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("another bursar serves this store"), "{said}");
+    // Whoever only reads is not kept out.
+    let (code, said) = world.bursar(&["reconcile"]);
+    assert_eq!(code, 0, "{said}");
+    // However the first one ended, the next one gets the store.
+    world.kill();
+    world.restart().await;
+    world.judge().await;
+}
+
+#[tokio::test]
 async fn caps_and_counts_outlive_a_restart() {
     let mut world = Plan::new()
         .policy("borealis", "day = \"8000\"", "day = \"900\"")
