@@ -62,6 +62,9 @@ pub struct ChainConfig {
     pub from_block: u64,
     /// Blocks on top of a payment's own, itself included, before it is final: 1 to 1,000.
     pub confirmations: u64,
+    /// Seconds a block's time may be ahead of this host's clock and still be believed.
+    #[serde(default = "default_clock_drift_s")]
+    pub clock_drift_s: u64,
     /// Milliseconds between two looks at the head.
     #[serde(default = "default_poll_ms")]
     pub poll_ms: u64,
@@ -82,8 +85,11 @@ pub struct SubmitConfig {
     pub in_flight: u32,
     /// Highest fee cap per gas, in gwei.
     pub fee_ceiling_gwei: u64,
-    /// Seconds an agent's signature stays valid for the chain: 60 to 604,800. A batch that the
-    /// contract refuses as a whole is not tried again before.
+    /// Highest tip per gas, in gwei: unlike the cap, all of it is paid.
+    pub tip_ceiling_gwei: u64,
+    /// Seconds an agent's signature stays good for the chain: 15 to 86,400. What a transaction of
+    /// ours did not use stays good so long, and its payments wait so long before they are tried
+    /// again or fail.
     pub signature_ttl_s: u64,
     /// Seconds without a receipt before the same bytes are sent again.
     pub resend_after_s: u64,
@@ -99,7 +105,8 @@ impl Default for SubmitConfig {
             relayers: 3,
             in_flight: 4,
             fee_ceiling_gwei: 500,
-            signature_ttl_s: 900,
+            tip_ceiling_gwei: 5,
+            signature_ttl_s: 600,
             resend_after_s: 5,
             replace_after_s: 30,
         }
@@ -132,6 +139,10 @@ pub struct PayeeLabel {
     pub label: String,
     /// Where the money goes.
     pub address: Address,
+}
+
+const fn default_clock_drift_s() -> u64 {
+    120
 }
 
 const fn default_poll_ms() -> u64 {
@@ -214,9 +225,9 @@ impl Config {
         range(
             "submit.signature_ttl_s",
             self.submit.signature_ttl_s,
-            60,
-            604_800,
-            "use 60 to 604800",
+            15,
+            86_400,
+            "use 15 to 86400",
         )?;
         range(
             "submit.fee_ceiling_gwei",

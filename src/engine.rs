@@ -167,10 +167,12 @@ impl Inner {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The later of wall clock and head: a block is never in the future of a decision.
+    /// The later of wall clock and head, so that a decision is never before a block it knows of. A
+    /// head further ahead than `chain.clock_drift_s` is not believed.
     pub(crate) fn now_s(&self) -> u64 {
         let head = self.head().map_or(0, |head| head.time_s());
-        clock::now_s().max(head)
+        let now = clock::now_s();
+        now.max(head.min(now.saturating_add(self.config.chain.clock_drift_s)))
     }
 
     /// May the audit log take one more note about a stranger now?
@@ -200,12 +202,21 @@ impl Inner {
         self.metrics.chain_reached.set(i64::from(reached));
     }
 
+    /// The newest head's number; 0 before the first look.
+    pub(crate) fn height(&self) -> u64 {
+        self.head().map_or(0, |head| head.height())
+    }
+
     pub(crate) fn base_fee(&self) -> u128 {
         self.head().map_or(0, |head| head.base_fee())
     }
 
     pub(crate) fn fee_ceiling(&self) -> u128 {
         u128::from(self.config.submit.fee_ceiling_gwei) * 1_000_000_000
+    }
+
+    pub(crate) fn tip_ceiling(&self) -> u128 {
+        u128::from(self.config.submit.tip_ceiling_gwei) * 1_000_000_000
     }
 
     pub(crate) fn first_fees(&self) -> Fees {

@@ -524,9 +524,9 @@ impl<'a> Group<'a> {
                         .and("overrides", json!(overrides)),
                 );
                 let nonce = inner.wallet_nonce(tx, agent_address).await?;
-                // The signature outlives the wait for the quorum by the time a queued payment has.
+                // The signatures outlive the wait for the quorum by the time any signature has.
                 let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
-                    + inner.config.payments.queue_ttl_s;
+                    + inner.config.submit.signature_ttl_s;
                 let message = approval_message(&row, agent_address, nonce, deadline_s);
                 tx.insert_approval(&ApprovalRow {
                     payment: id,

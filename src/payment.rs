@@ -339,8 +339,6 @@ pub enum Event {
     Settled,
     /// At depth: the wallet's logs, or a revert, say it was not paid, and it may be tried again.
     Skipped,
-    /// It would be given up, but a signature of it was sent and is alive: only the chain can end it.
-    Held,
     /// Not paid at depth, or never signed, and not to be tried again.
     GivenUp,
 }
@@ -366,7 +364,6 @@ pub fn transition(state: State, event: Event) -> Result<State, Illegal> {
         (S::AwaitingApproval, E::ApprovalExpired) => Ok(S::Expired),
         (S::Queued, E::Assigned) => Ok(S::Signed),
         (S::Queued, E::GivenUp) => Ok(S::Failed),
-        (S::Queued, E::Held) => Ok(S::Included),
         (S::Signed | S::Broadcast, E::Sent) => Ok(S::Broadcast),
         // A receipt can be read before the answer to the send was: the chain outranks the answer.
         (S::Signed | S::Broadcast | S::Included, E::Mined) => Ok(S::Included),
@@ -395,7 +392,6 @@ pub fn transition(state: State, event: Event) -> Result<State, Illegal> {
             | E::Reorganised
             | E::Settled
             | E::Skipped
-            | E::Held
             | E::GivenUp,
         ) => Err(Illegal { state, event }),
     }

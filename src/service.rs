@@ -194,7 +194,8 @@ impl Service {
         });
         inner.set_head(inner.rpc.latest().await?);
         // The past first: what was final, what is reserved, what is on its way.
-        governance::follow(&inner, inner.rpc.latest().await?.height()).await?;
+        let last = (inner.height() + 1).saturating_sub(inner.config.chain.confirmations);
+        governance::follow(&inner, last).await?;
         load_history(&inner).await?;
         submit::load(&inner).await?;
 

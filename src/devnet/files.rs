@@ -340,6 +340,8 @@ usdc = "{usdc}"
 from_block = {from_block}
 confirmations = 1
 poll_ms = {poll_ms}
+# A devnet's clock may be turned; on a live chain leave this out.
+clock_drift_s = 63072000
 
 [submit]
 batch_items = 100
@@ -347,7 +349,7 @@ batch_wait_ms = 100
 relayers = {relayers}
 in_flight = 4
 fee_ceiling_gwei = 500
-signature_ttl_s = 60
+signature_ttl_s = 30
 "#,
         api = manifest.api,
         rpc = manifest.rpc,

@@ -119,21 +119,6 @@ fn read_attempt(row: &AnyRow) -> Result<AttemptRow, StoreError> {
 }
 
 impl Store {
-    /// Reads one transaction.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn tx(&self, id: &str) -> Result<Option<TxRow>, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, kind, sender, nonce, calldata, gas, manifest, block, created_ms
-             FROM tx WHERE id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&self.readers)
-        .await?;
-        row.as_ref().map(read_tx).transpose()
-    }
-
     /// Reads every transaction that is not final, by sender and nonce.
     ///
     /// # Errors
@@ -188,11 +173,19 @@ impl Tx {
         unsigned("nonce.next", row.try_get(0)?)
     }
 
-    /// Lifts a counter to at least `floor`; never lowers it.
+    /// Lifts a counter to at least `floor`; never lowers it. Answers with what it was.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn raise_nonce(&mut self, sender: &str, floor: u64) -> Result<(), StoreError> {
+    pub async fn raise_nonce(&mut self, sender: &str, floor: u64) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT next FROM nonce WHERE sender = $1")
+            .bind(sender)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        let before = match row {
+            Some(row) => unsigned("nonce.next", row.try_get(0)?)?,
+            None => 0,
+        };
         sqlx::query(
             "INSERT INTO nonce (sender, next) VALUES ($1, $2)
              ON CONFLICT (sender) DO UPDATE SET next = excluded.next
@@ -202,7 +195,7 @@ impl Tx {
         .bind(floor.cast_signed())
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        Ok(before)
     }
 
     /// Stores a transaction with its first attempt.

@@ -28,7 +28,8 @@ use crate::{
 const GAS_BASE: u64 = 150_000;
 /// Gas of one agent's batch: signature, nonce, windows.
 const GAS_BATCH: u64 = 90_000;
-/// Gas of one item at its worst: a new receiver, a payee with cap and cooldown.
+/// Gas of one item at its worst: a new receiver, a payee with cap and cooldown. With at most 100
+/// items, each another agent's, a call stays below 2^24 gas (EIP-7825).
 const GAS_ITEM: u64 = 65_000;
 /// Gas of `payApproved` with its quorum; passkeys without a precompile need most of it.
 const GAS_APPROVED: u64 = 300_000;
@@ -167,8 +168,10 @@ async fn batch(
                 id: id.clone(),
                 agent: *agent,
                 nonce,
-                deadline,
                 items: u32::try_from(items.len()).unwrap_or(u32::MAX),
+                deadline_s: deadline,
+                context: message.context,
+                since: inner.height(),
             });
             batches.push(Batch {
                 agent: *agent,
@@ -232,26 +235,41 @@ async fn approved(
     mut payment: PaymentRow,
     now_ms: i64,
 ) -> Result<bool, EngineError> {
+    let Some(approval) = inner.store.approval(payment.id).await? else {
+        let why = Refusal::new(Code::Internal, "its approval is not in the store");
+        return never(inner, payment, why, now_ms).await;
+    };
+    // Once signed, agent's and operators' signatures are public and stay good until the deadline:
+    // nothing but the chain can end the payment then. Past the deadline it is sent once more, to
+    // be refused where all can see it.
+    let left = payment.tries > 0;
+    let past = inner.now_s() > approval.deadline_s;
     let (agent, key_index) = match readiness(inner, &payment, now_ms) {
         Readiness::Go { agent, key_index } => (agent, key_index),
-        Readiness::Wait => {
+        Readiness::Never(why) if !left => return never(inner, payment, why, now_ms).await,
+        Readiness::Wait | Readiness::Never(_) if !(left && past) => {
             let mut store = inner.store.begin().await?;
             store.step_back(payment.id, now_ms + STEP_BACK_MS).await?;
             store.commit().await?;
             return Ok(true);
         }
-        Readiness::Never(why) => return never(inner, payment, why, now_ms).await,
-    };
-    let Some(approval) = inner.store.approval(payment.id).await? else {
-        let why = Refusal::new(Code::Internal, "its approval is not in the store");
-        return never(inner, payment, why, now_ms).await;
+        Readiness::Wait | Readiness::Never(_) => {
+            let book = inner.book();
+            let Some(agent) = book.agents.get(&payment.agent) else {
+                return Err(EngineError::Encode(format!(
+                    "{} was signed by `{}`, whose policy file is gone: put it back",
+                    payment.id, payment.agent
+                )));
+            };
+            (agent.address, agent.policy.key_index)
+        }
     };
     let (threshold, version) = {
         let book = inner.book();
         let chain = book.agents.get(&payment.agent).and_then(|agent| agent.chain);
         (book.threshold, chain.map_or(0, |chain| chain.version))
     };
-    if version != approval.policy_version {
+    if version != approval.policy_version && !left {
         let why = Refusal::new(
             Code::Conflict,
             format!(
@@ -272,7 +290,7 @@ async fn approved(
             .take(usize::try_from(threshold).unwrap_or(usize::MAX))
             .collect()
     };
-    if (signatures.len() as u64) < threshold {
+    if (signatures.len() as u64) < threshold && !left {
         let why = Refusal::new(
             Code::Conflict,
             "an operator who approved it is no operator any more: the quorum is incomplete",
@@ -311,7 +329,7 @@ async fn approved(
         payment: payment.id,
         agent,
         nonce: approval.nonce,
-        deadline: approval.deadline_s,
+        deadline_s: approval.deadline_s,
     };
     let mut store = inner.store.begin().await?;
     let call = Outgoing { kind: TxKind::Approved, calldata, gas, manifest };
@@ -319,7 +337,9 @@ async fn approved(
     payment.tx_id = Some(open.tx.id.clone());
     payment.item = Some(ItemRef { batch: 0, item: 0 });
     payment.tx_hash = open.attempts.first().map(|attempt| attempt.hash);
-    store.advance(&mut payment, Event::Assigned, now_ms).await?;
+    if !store.advance(&mut payment, Event::Assigned, now_ms).await? {
+        return Err(EngineError::Encode(format!("{} is not queued any more", payment.id)));
+    }
     let draft = Draft::new(EventKind::PaymentSigned, "daemon").tx(&open.tx.id).data(json!({
         "payments": [payment.id], "sender": open.tx.sender, "nonce": open.tx.nonce,
         "hash": payment.tx_hash, "kind": "approved",
@@ -339,14 +359,6 @@ async fn never(
 ) -> Result<bool, EngineError> {
     let mut store = inner.store.begin().await?;
     let mut drafts = Vec::new();
-    if let (1.., Some(tx)) = (payment.tries, payment.tx_id.clone()) {
-        // Sent before under the same signatures, which anybody can relay until their deadline.
-        payment.refusal = Some(why);
-        store.advance(&mut payment, Event::Held, now_ms).await?;
-        store.commit().await?;
-        inner.flights.hold(&tx);
-        return Ok(true);
-    }
     give_up(&mut store, &mut payment, why.clone(), now_ms, &mut drafts).await?;
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
@@ -363,7 +375,9 @@ pub(super) async fn give_up(
     drafts: &mut Vec<Draft>,
 ) -> Result<(), EngineError> {
     payment.refusal = Some(why.clone());
-    store.advance(payment, Event::GivenUp, now_ms).await?;
+    if !store.advance(payment, Event::GivenUp, now_ms).await? {
+        return Err(EngineError::Encode(format!("{} has moved on", payment.id)));
+    }
     store.void(from_ref(payment), now_ms).await?;
     store.outbox("payment.failed", from_ref(payment), now_ms).await?;
     drafts.push(

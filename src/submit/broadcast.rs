@@ -26,6 +26,9 @@ use crate::{
     store::AttemptRow,
 };
 
+/// Milliseconds between two higher offers to a node that wants more: about a block.
+const BUMP_PAUSE_MS: i64 = 5_000;
+
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(Duration::from_millis(500));
@@ -142,22 +145,27 @@ async fn hand_over(inner: &Inner, attempt: &AttemptRow) -> (Result<(), SendClass
     }
 }
 
-/// Signs a replacement if the last attempt has waited long enough, or its fees were refused.
+/// Signs a replacement where fees are the trouble: the node said so, or it has the bytes and the
+/// chain goes on without them. A node that is silent, short of money or ahead gets no higher offer.
 fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, EngineError> {
-    let Some(last) = flight.open.attempts.last() else { return Ok(None) };
-    let refused = matches!(flight.answer, Some(Err(class)) if class.wants_higher_fees());
-    let waited = clock::now_ms() - last.created_ms
-        >= crate::intake::seconds(inner.config.submit.replace_after_s);
-    if flight.sends == 0 || !(refused || waited) {
+    let (Some(last), Some(answer)) = (flight.open.attempts.last(), flight.answer) else {
+        return Ok(None);
+    };
+    let age_ms = clock::now_ms() - last.created_ms;
+    let ignored = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown))
+        && age_ms >= crate::intake::seconds(inner.config.submit.replace_after_s);
+    let refused =
+        matches!(answer, Err(class) if class.wants_higher_fees()) && age_ms >= BUMP_PAUSE_MS;
+    if !(ignored || refused) {
         return Ok(None);
     }
     let previous = Fees { max_fee: last.max_fee, tip: last.tip };
     match fees::replacement(previous, inner.base_fee(), inner.fee_ceiling()) {
-        Bump::Fees(fees) => {
+        Bump::Fees(fees) if fees.tip <= inner.tip_ceiling() => {
             let signer = inner.relayer(flight.open.tx.sender)?;
             Ok(Some(sign(inner, &signer, &flight.open.tx, fees)?))
         }
-        Bump::AtCeiling => {
+        Bump::Fees(_) | Bump::AtCeiling => {
             inner.metrics.waiting_for_fee.inc();
             Ok(None)
         }

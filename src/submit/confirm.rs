@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use alloy::{
-    primitives::{Address, B256, U256},
+    primitives::{B256, U256},
     rpc::types::TransactionReceipt,
 };
 use serde_json::json;
@@ -17,8 +17,8 @@ use tracing::{debug, error, info, warn};
 use super::{
     Flight, Manifest, Outgoing,
     assign::{facts, give_up},
-    held,
-    outcome::{self, BatchLogs, Outcome},
+    fate::{self, Fate, Place, Signed},
+    outcome::{self, BatchLogs, Outcome, Reason},
     prepare,
 };
 use crate::{
@@ -26,15 +26,16 @@ use crate::{
     clock,
     engine::{EngineError, Inner, Stop},
     governance,
+    money::Usdc,
     outcome::SendClass,
-    payment::{Event, State},
+    payment::{Event, FundsMoved, State},
     refusal::{Code, Refusal},
     rpc::{Head, RpcError},
-    store::{OpenTx, PaymentRow, Tx, TxRow},
+    store::{OpenTx, PaymentRow, Tx},
 };
 
 /// Transactions that may fail a payment before it is given up.
-pub(super) const TRIES: u32 = 8;
+const TRIES: u32 = 8;
 
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
@@ -63,20 +64,33 @@ async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError>
     if seen.as_ref() == Some(&head) {
         return Ok(());
     }
-    // Policy events count when they are final, like payments: a reorganisation takes none back.
-    let last_final = (head.height() + 1).saturating_sub(confirmations(inner));
-    governance::follow(inner, last_final).await?;
-    receipts(inner, head, last_final).await?;
-    held::look(inner, last_final).await?;
+    let last = last_final(inner, &head).await?;
+    // Neither holds up the other: a node that refuses one kind of question may answer the other.
+    let policy = match &last {
+        // Policy events count when they are final, like payments: a reorganisation takes none back.
+        Some(last) => governance::follow(inner, last.height()).await,
+        None => Ok(()),
+    };
+    receipts(inner, head, last).await?;
+    policy?;
     *seen = Some(head);
     Ok(())
+}
+
+/// Reads the newest block that is final under `head`.
+async fn last_final(inner: &Inner, head: &Head) -> Result<Option<Head>, EngineError> {
+    match (head.height() + 1).checked_sub(confirmations(inner)) {
+        Some(number) if number == head.height() => Ok(Some(*head)),
+        Some(number) => Ok(inner.rpc.heads(&[number]).await?.into_iter().flatten().next()),
+        None => Ok(None),
+    }
 }
 
 fn confirmations(inner: &Inner) -> u64 {
     inner.config.chain.confirmations
 }
 
-async fn receipts(inner: &Inner, head: Head, last_final: u64) -> Result<(), EngineError> {
+async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), EngineError> {
     // Also what this run has not sent yet: a former run may have, and a head is looked at once.
     let flights: Vec<Flight> = inner.flights.all();
     if flights.is_empty() {
@@ -95,6 +109,7 @@ async fn receipts(inner: &Inner, head: Head, last_final: u64) -> Result<(), Engi
         .map(|receipt| (receipt.transaction_hash, receipt))
         .collect();
     let mut numbers: Vec<u64> = found.values().filter_map(|receipt| receipt.block_number).collect();
+    numbers.push(head.height());
     numbers.sort_unstable();
     numbers.dedup();
     let blocks: HashMap<u64, Head> = inner
@@ -105,8 +120,15 @@ async fn receipts(inner: &Inner, head: Head, last_final: u64) -> Result<(), Engi
         .flatten()
         .map(|block| (block.height(), block))
         .collect();
+    // Depth is counted on one chain: the blocks and the head must come from the same.
+    if blocks.get(&head.height()).map(|block| block.hash) != Some(head.hash) {
+        return Err(RpcError::Unknown {
+            method: "eth_getBlockByNumber",
+            why: "the head changed while it was looked at".into(),
+        }
+        .into());
+    }
 
-    // One that cannot be booked must not hold up the others.
     let mut fault = None;
     for flight in flights {
         let mined = flight.open.attempts.iter().find_map(|attempt| {
@@ -116,31 +138,33 @@ async fn receipts(inner: &Inner, head: Head, last_final: u64) -> Result<(), Engi
             (receipt.block_hash == Some(block.hash)).then_some((receipt, block))
         });
         let depth = mined.map(|(_, block)| (head.height() + 1).saturating_sub(block.height()));
-        match (mined, depth) {
-            (Some((receipt, block)), Some(depth)) if depth >= confirmations(inner) => {
-                if let Err(error) = finish(inner, &flight.open, receipt, block).await {
-                    error!(%error, tx = flight.open.tx.id, "a final transaction could not be booked; trying again");
-                    fault = Some(error);
-                }
+        let step = match (mined, depth, &last) {
+            (Some((receipt, block)), Some(depth), Some(last)) if depth >= confirmations(inner) => {
+                let mined = Mined { hash: receipt.transaction_hash, block, receipt: Some(receipt) };
+                finish(inner, &flight, &mined, last).await
             }
             // Where it stood at the last look: nothing to note.
-            (Some((_, block)), _) if flight.open.tx.block == Some(block.height()) => {}
-            (Some((receipt, block)), _) => {
-                place(inner, &flight.open, Some((receipt.transaction_hash, block.height())))
-                    .await?;
+            (Some((_, block)), ..) if flight.open.tx.block == Some(block.height()) => Ok(()),
+            (Some((receipt, block)), ..) => {
+                let at = (receipt.transaction_hash, block.height());
+                place(inner, &flight.open, Some(at)).await
+            }
+            (None, _, Some(last))
+                if flight.answer == Some(Err(SendClass::NonceTooLow))
+                    && (flight.waiting || flight.open.tx.block.is_none()) =>
+            {
+                displaced(inner, &flight, last).await
             }
             _ if flight.open.tx.block.is_some() => {
                 warn!(tx = flight.open.tx.id, "its block fell out of the chain: sending again");
-                place(inner, &flight.open, None).await?;
+                place(inner, &flight.open, None).await
             }
-            _ if flight.answer == Some(Err(SendClass::NonceTooLow)) => {
-                let sender = flight.open.tx.sender;
-                let next = inner.rpc.transaction_count(sender, Some(last_final)).await?;
-                if next > flight.open.tx.nonce {
-                    displaced(inner, &flight.open, last_final, next).await?;
-                }
-            }
-            _ => {}
+            _ => Ok(()),
+        };
+        // One that cannot be booked holds up no other.
+        if let Err(error) = step {
+            error!(%error, tx = flight.open.tx.id, "a transaction could not be booked; trying again");
+            fault = Some(error);
         }
     }
     fault.map_or(Ok(()), Err)
@@ -170,400 +194,322 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
     Ok(())
 }
 
-/// Ends a transaction whose nonce was spent, in a final block, by bytes that are not in the store:
-/// a store restored from a backup, or a relayer's key that was used elsewhere. What those bytes did
-/// is not known here, and a node may lag: so payments are held, which asks the contract, and
-/// operators' calls, which it takes once, are sent again.
-async fn displaced(
-    inner: &Inner,
-    open: &OpenTx,
-    last_final: u64,
-    next: u64,
-) -> Result<(), EngineError> {
-    let tx = &open.tx;
-    error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,
-        "another transaction took its nonce: is the relayer's key used elsewhere?");
-    let manifest = manifest(tx)?;
-    let payments = inner.store.payments_of_tx(&tx.id).await?;
-    let hash = open.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
-    let now_ms = clock::now_ms();
-    let mut store = inner.store.begin().await?;
-    let mut drafts = Vec::new();
-    store.raise_nonce(&tx.sender.to_string(), next).await?;
-    store.finish_tx(&tx.id, last_final, 0).await?;
-    store.mark_included(&tx.id, hash, last_final, now_ms).await?;
-    for mut payment in payments {
-        payment.state = State::Included;
-        let why = "another transaction of the relayer took its nonce";
-        let why = Refusal::new(Code::Unavailable, why);
-        hold(&mut store, &mut payment, why, now_ms, &mut drafts).await?;
-    }
-    let again = match &manifest {
-        Manifest::Batches(_) | Manifest::Approved { .. } => None,
-        Manifest::Proposal { .. } | Manifest::Tighten { .. } => {
-            let call =
-                Outgoing { kind: tx.kind, calldata: tx.calldata.clone(), gas: tx.gas, manifest };
-            Some(prepare(inner, &mut store, tx.sender, call).await?)
-        }
-    };
-    store.append_audit(&drafts, now_ms).await?;
-    store.commit().await?;
-    inner.flights.hold(&tx.id);
-    inner.flights.remove(tx);
-    if let Some(again) = again {
-        inner.launch(again);
-    }
-    inner.queued.notify_one();
-    Ok(())
-}
-
-pub(super) fn manifest(tx: &TxRow) -> Result<Manifest, EngineError> {
-    serde_json::from_str(&tx.manifest)
-        .map_err(|error| EngineError::Encode(format!("manifest of {}: {error}", tx.id)))
-}
-
 /// What a commit changed in the windows, applied to the book after it.
 #[derive(Default)]
-pub(super) struct Booked {
+struct Booked {
     settled: Vec<PaymentRow>,
     voided: Vec<PaymentRow>,
     again: bool,
 }
 
-impl Booked {
-    /// Writes how an included payment came out; what was paid is written by [`Self::close`].
-    pub(super) async fn end(
-        &mut self,
-        store: &mut Tx,
-        mut payment: PaymentRow,
-        outcome: Outcome,
-        now_ms: i64,
-        drafts: &mut Vec<Draft>,
-    ) -> Result<(), EngineError> {
-        if outcome == Outcome::Paid {
-            payment.refusal = None;
-            self.settled.push(payment);
-            return Ok(());
-        }
-        unpaid(store, &mut payment, outcome, now_ms, drafts).await?;
-        match payment.state {
-            State::Failed => self.voided.push(payment),
-            _ => self.again = true,
-        }
-        Ok(())
-    }
-
-    /// Notes that a payment is queued again.
-    pub(super) const fn queue(&mut self) {
-        self.again = true;
-    }
-
-    /// Writes what was paid and the entries of it all; the caller commits.
-    pub(super) async fn close(
-        &mut self,
-        store: &mut Tx,
-        now_ms: i64,
-        drafts: &mut Vec<Draft>,
-    ) -> Result<(), EngineError> {
-        paid(store, &mut self.settled, now_ms, drafts).await?;
-        store.append_audit(drafts, now_ms).await?;
-        Ok(())
-    }
-
-    /// Call it after the commit.
-    pub(super) fn apply(self, inner: &Inner, now_ms: i64) {
-        let mut book = inner.book();
-        for payment in &self.settled {
-            // Written with the end itself: a paid payment has its block's time.
-            let time_s = payment.block_time_s.unwrap_or_default();
-            book.settle(&payment.agent, &facts(payment), time_s);
-            inner.metrics.paid.inc();
-            inner.metrics.observe_final(now_ms - payment.created_ms);
-        }
-        for payment in &self.voided {
-            book.void(&payment.agent, &facts(payment));
-            inner.metrics.failed.inc();
-        }
-        drop(book);
-        if self.again {
-            inner.queued.notify_one();
-        }
-    }
+/// A transaction's end on the chain.
+struct Mined<'a> {
+    hash: B256,
+    block: &'a Head,
+    /// `None`: its nonce was spent by bytes that are not in the store.
+    receipt: Option<&'a TransactionReceipt>,
 }
 
-/// Ends a transaction in one commit.
+/// Ends a transaction whose nonce was spent, in a final block, by bytes that are not in the store:
+/// a store restored from a backup, or a relayer's key used elsewhere. What those bytes did is not
+/// known here, but the contract knows of each nonce that an agent signed.
+async fn displaced(inner: &Inner, flight: &Flight, last: &Head) -> Result<(), EngineError> {
+    let tx = &flight.open.tx;
+    let next = inner.rpc.transaction_count(tx.sender, Some(last.height())).await?;
+    if next <= tx.nonce {
+        return Ok(());
+    }
+    error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,
+        "another transaction took its nonce: is the relayer's key used elsewhere?");
+    let mut store = inner.store.begin().await?;
+    store.raise_nonce(&tx.sender.to_string(), next).await?;
+    store.commit().await?;
+    let hash = flight.open.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
+    finish(inner, flight, &Mined { hash, block: last, receipt: None }, last).await
+}
+
+/// Books a final transaction in one commit: whole, or, where something it carried can still run,
+/// the part whose end is known.
 async fn finish(
     inner: &Inner,
-    open: &OpenTx,
-    receipt: &TransactionReceipt,
-    block: &Head,
+    flight: &Flight,
+    mined: &Mined<'_>,
+    last: &Head,
 ) -> Result<(), EngineError> {
-    let manifest = manifest(&open.tx)?;
-    let payments = inner.store.payments_of_tx(&open.tx.id).await?;
-    let ends = match &manifest {
-        Manifest::Batches(_) | Manifest::Approved { .. } => {
-            ends(inner, open, &manifest, &payments, receipt, block).await?
+    let (open, block) = (&flight.open, mined.block);
+    let gas_used = mined.receipt.map_or(0, |receipt| receipt.gas_used);
+    let manifest: Manifest = serde_json::from_str(&open.tx.manifest)
+        .map_err(|error| EngineError::Encode(format!("manifest of {}: {error}", open.tx.id)))?;
+    let mut payments = inner.store.payments_of_tx(&open.tx.id).await?;
+    payments.retain(|payment| {
+        matches!(payment.state, State::Signed | State::Broadcast | State::Included)
+    });
+    let fates = fates(inner, open, &manifest, mined, last).await?;
+    let (mut known, mut waiting) = (Vec::new(), Vec::new());
+    for payment in payments {
+        match fates.of(&payment)? {
+            Some(end) => known.push((payment, end)),
+            None => waiting.push(payment),
         }
-        Manifest::Proposal { .. } | Manifest::Tighten { .. } => Vec::new(),
-    };
+    }
+    if !waiting.is_empty() && known.is_empty() && flight.waiting {
+        return Ok(());
+    }
+
     let now_ms = clock::now_ms();
     let mut store = inner.store.begin().await?;
-    if !store.finish_tx(&open.tx.id, block.height(), receipt.gas_used).await? {
+    let ended = waiting.is_empty();
+    if ended && !store.finish_tx(&open.tx.id, block.height(), gas_used).await? {
         inner.flights.remove(&open.tx);
         return Ok(());
     }
     let mut drafts = Vec::new();
     let mut booked = Booked::default();
-    store.mark_included(&open.tx.id, receipt.transaction_hash, block.height(), now_ms).await?;
-    let mut holds = false;
-    for (mut payment, end) in payments.into_iter().zip(ends) {
+    store.place_tx(&open.tx.id, Some(block.height())).await?;
+    store.mark_included(&open.tx.id, mined.hash, block.height(), now_ms).await?;
+    for (mut payment, (outcome, place)) in known {
         payment.state = State::Included;
-        end.place.write(&mut payment);
-        if end.live
-            && let Outcome::Again(why) | Outcome::Never(why) = end.outcome
-        {
-            hold(&mut store, &mut payment, why, now_ms, &mut drafts).await?;
-            holds = true;
-        } else {
-            booked.end(&mut store, payment, end.outcome, now_ms, &mut drafts).await?;
+        payment.tx_hash = Some(place.hash);
+        payment.block = Some(place.block);
+        payment.block_time_s = Some(place.time_s);
+        if outcome == Outcome::Paid {
+            payment.refusal = None;
+            booked.settled.push(payment);
+            continue;
+        }
+        unpaid(&mut store, &mut payment, outcome, now_ms, &mut drafts).await?;
+        match payment.state {
+            State::Failed => booked.voided.push(payment),
+            _ => booked.again = true,
         }
     }
-    let done = governance::finished(inner, &mut store, &manifest, receipt, &mut drafts).await?;
-    booked.close(&mut store, now_ms, &mut drafts).await?;
+    if !flight.waiting {
+        for payment in &mut waiting {
+            let why = fates.why(payment);
+            hold(&mut store, payment, why, now_ms, &mut drafts).await?;
+        }
+    }
+    paid(&mut store, &mut booked.settled, now_ms, &mut drafts).await?;
+    let (mut changed, mut again) = (false, None);
+    match (mined.receipt, &manifest) {
+        (Some(receipt), _) if ended => {
+            changed =
+                governance::finished(inner, &mut store, &manifest, receipt, &mut drafts).await?;
+        }
+        // The contract takes an operator's call once: it can be sent again.
+        (None, Manifest::Proposal { .. } | Manifest::Tighten { .. }) => {
+            let call = Outgoing {
+                kind: open.tx.kind,
+                calldata: open.tx.calldata.clone(),
+                gas: open.tx.gas,
+                manifest: manifest.clone(),
+            };
+            again = Some(prepare(inner, &mut store, open.tx.sender, call).await?);
+        }
+        _ => {}
+    }
+    store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
 
-    if holds {
-        inner.flights.hold(&open.tx.id);
+    if ended {
+        inner.flights.remove(&open.tx);
+        inner.metrics.gas_used.inc_by(gas_used);
+    } else {
+        info!(
+            tx = open.tx.id,
+            waiting = waiting.len(),
+            "final, but what it carried can still be relayed: waiting"
+        );
+        inner.flights.update(&open.tx, |flight| {
+            flight.waiting = true;
+            flight.open.tx.block = Some(block.height());
+        });
     }
-    inner.flights.remove(&open.tx);
-    inner.metrics.gas_used.inc_by(receipt.gas_used);
-    booked.apply(inner, now_ms);
-    // A sender has room again.
+    {
+        let mut book = inner.book();
+        for payment in &booked.settled {
+            let time = payment.block_time_s.unwrap_or_else(|| block.time_s());
+            book.settle(&payment.agent, &facts(payment), time);
+            inner.metrics.paid.inc();
+            inner.metrics.observe_final(now_ms - payment.created_ms);
+        }
+        for payment in &booked.voided {
+            book.void(&payment.agent, &facts(payment));
+            inner.metrics.failed.inc();
+        }
+    }
+    if let Some(again) = again {
+        inner.launch(again);
+    }
+    // A sender has room again, and a payment may be queued again.
     inner.queued.notify_one();
-    if done {
+    if changed {
         governance::reload(inner).await?;
     }
-    debug!(tx = open.tx.id, "final");
+    debug!(tx = open.tx.id, paid = booked.settled.len(), "booked");
     Ok(())
 }
 
-/// Where a payment was really paid: our transaction, or another that carried the same signature.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub hash: B256,
-    pub block: u64,
-    pub time_s: u64,
+/// What became of the batches of a transaction, in their order.
+struct Fates {
+    list: Vec<(Fate, Signed)>,
+    here: Place,
+    /// Why this transaction did not pay what it did not pay.
+    reasons: Vec<Outcome>,
 }
 
-impl Place {
-    pub(super) const fn write(self, payment: &mut PaymentRow) {
-        payment.tx_hash = Some(self.hash);
-        payment.block = Some(self.block);
-        payment.block_time_s = Some(self.time_s);
+impl Fates {
+    /// Returns how a payment ended and where; `None` while its signature can still run.
+    fn of(&self, payment: &PaymentRow) -> Result<Option<(Outcome, Place)>, EngineError> {
+        let missing =
+            || EngineError::Encode(format!("{} has no place in its transaction", payment.id));
+        let item = payment.item.ok_or_else(missing)?;
+        let index = item.batch as usize;
+        let (fate, signed) = self.list.get(index).ok_or_else(missing)?;
+        let reason = || self.reasons.get(index).cloned().ok_or_else(missing);
+        Ok(match fate {
+            Fate::Ran(logs, place) => Some((logs.item(item.item.into(), payment.amount), *place)),
+            Fate::Voided => {
+                let why = Refusal::new(Code::Conflict, "an operator voided its signature")
+                    .hint("ask again under a new Idempotency-Key if it should be paid");
+                Some((Outcome::Never(why), self.here))
+            }
+            Fate::Dead if signed.approved => Some((reason()?.for_good(), self.here)),
+            Fate::Dead => Some((reason()?, self.here)),
+            // What operators approved is sent again under the very same signatures: the contract
+            // pays it once. Under another policy version it can never run again.
+            Fate::Live if signed.approved => Some((reason()?.while_live(), self.here)),
+            Fate::Live => None,
+        })
     }
 }
 
-/// What a final receipt says of one payment.
-struct End {
-    outcome: Outcome,
-    place: Place,
-    /// Not paid, but whoever relays the same signature again before its deadline may pay it.
-    live: bool,
+impl Fates {
+    /// Says why our transaction did not pay a payment.
+    fn why(&self, payment: &PaymentRow) -> Option<Refusal> {
+        match self.reasons.get(payment.item?.batch as usize)? {
+            Outcome::Again(why) | Outcome::Never(why) | Outcome::Dead(why) => Some(why.clone()),
+            Outcome::Paid => None,
+        }
+    }
 }
 
-async fn ends(
+async fn fates(
     inner: &Inner,
     open: &OpenTx,
     manifest: &Manifest,
-    payments: &[PaymentRow],
-    receipt: &TransactionReceipt,
-    block: &Head,
-) -> Result<Vec<End>, EngineError> {
+    mined: &Mined<'_>,
+    last: &Head,
+) -> Result<Fates, EngineError> {
     let wallet = inner.config.chain.wallet;
     let here =
-        Place { hash: receipt.transaction_hash, block: block.height(), time_s: block.time_s() };
-    let mut list = Vec::with_capacity(payments.len());
-    match manifest {
-        Manifest::Approved { agent, nonce, deadline, .. } => {
-            let live = block.time_s() <= *deadline;
-            for payment in payments {
-                let outcome = if outcome::approved(wallet, receipt, *agent, *nonce) {
-                    Outcome::Paid
-                } else {
-                    revert(inner, open, block, payment).await?
-                };
-                let (outcome, place) =
-                    elsewhere(inner, outcome, here, payment, *agent, *nonce, 0).await?;
-                list.push(End { outcome, place, live });
+        Place { hash: mined.hash, block: mined.block.height(), time_s: mined.block.time_s() };
+    let mut fates = Fates { list: Vec::new(), here, reasons: Vec::new() };
+    let signed: Vec<Signed> =
+        match manifest {
+            Manifest::Batches(batches) => batches
+                .iter()
+                .map(|batch| Signed {
+                    agent: batch.agent,
+                    nonce: batch.nonce,
+                    deadline_s: batch.deadline_s,
+                    context: batch.context,
+                    since: batch.since,
+                    approved: false,
+                })
+                .collect(),
+            Manifest::Approved { payment, agent, nonce, deadline_s } => {
+                let context =
+                    inner.store.payment(*payment).await?.map(|row| row.context_hash).ok_or_else(
+                        || EngineError::Encode(format!("{payment} is not in the store")),
+                    )?;
+                // It may have left in an earlier transaction: the search starts at the wallet's birth.
+                let since = inner.config.chain.from_block;
+                vec![Signed {
+                    agent: *agent,
+                    nonce: *nonce,
+                    deadline_s: *deadline_s,
+                    context,
+                    since,
+                    approved: true,
+                }]
             }
-        }
-        Manifest::Batches(batches) if receipt.status() => {
-            let logs = outcome::batches(wallet, receipt.inner.logs());
-            let nothing = BatchLogs::default();
-            for payment in payments {
-                let item = payment.item.ok_or_else(|| missing_place(payment))?;
-                let batch =
-                    batches.get(item.batch as usize).ok_or_else(|| missing_place(payment))?;
-                let part = logs.get(&(batch.agent, batch.nonce)).unwrap_or(&nothing);
-                if let Some((count, _)) = part.ran
-                    && count + part.skipped.len() as u64 != u64::from(batch.items)
-                {
-                    // The contract and we disagree on what was asked: nobody guesses with money.
-                    return Err(EngineError::Encode(format!(
-                        "batch {} of {} paid {count} and skipped {} of {} items",
-                        batch.nonce,
-                        batch.agent,
-                        part.skipped.len(),
-                        batch.items
-                    )));
-                }
-                let index = item.item.into();
-                let outcome = part.item(index, payment.amount);
-                // A spent nonce is resolved by the transaction that spent it.
-                let live = outcome != Outcome::Elsewhere
-                    && part.may_run_later()
-                    && block.time_s() <= batch.deadline;
-                let (outcome, place) =
-                    elsewhere(inner, outcome, here, payment, batch.agent, batch.nonce, index)
-                        .await?;
-                list.push(End { outcome, place, live });
+            Manifest::Proposal { .. } | Manifest::Tighten { .. } => return Ok(fates),
+        };
+    let logs = mined
+        .receipt
+        .map(|receipt| outcome::batches(wallet, receipt.inner.logs()))
+        .unwrap_or_default();
+    let mut revert = None;
+    for (index, signed) in signed.into_iter().enumerate() {
+        let fate = fate::of(inner, &signed, mined.receipt, here, last).await?;
+        let reason = match (&fate, logs.get(&(signed.agent, signed.nonce))) {
+            (Fate::Ran(logs, _), _) => {
+                whole(manifest, index, logs)?;
+                Outcome::Paid
             }
-        }
-        Manifest::Batches(batches) => {
-            let why = match payments.first() {
-                Some(payment) => revert(inner, open, block, payment).await?,
-                None => return Ok(list),
-            };
-            // The whole call reverted: it says nothing against any single payment.
-            let why = match why {
-                Outcome::Again(refusal) => Outcome::Again(refusal),
-                Outcome::Never(refusal) => {
-                    Outcome::Again(Refusal::new(Code::Unavailable, refusal.detail))
+            (_, Some(BatchLogs { refused: Some(selector), .. })) => {
+                outcome::judge(Reason { selector: *selector, left: U256::ZERO }, Usdc::ZERO)
+            }
+            // The call reverted: that says nothing against any single payment of a batch.
+            _ => {
+                if revert.is_none() {
+                    revert = Some(match mined.receipt {
+                        Some(_) => reverted(inner, open, mined.block).await?,
+                        None => Outcome::Again(Refusal::new(
+                            Code::Unavailable,
+                            "another transaction of the relayer took its nonce",
+                        )),
+                    });
                 }
-                Outcome::Paid | Outcome::Elsewhere => {
-                    Outcome::Again(Refusal::new(Code::Unavailable, "the transaction reverted"))
+                match revert.clone().unwrap_or_else(unexplained) {
+                    Outcome::Never(why) | Outcome::Dead(why) if !signed.approved => {
+                        Outcome::Again(why)
+                    }
+                    other => other,
                 }
-            };
-            let live = batches.iter().any(|batch| block.time_s() <= batch.deadline);
-            list.extend(payments.iter().map(|_| End { outcome: why.clone(), place: here, live }));
-        }
-        Manifest::Proposal { .. } | Manifest::Tighten { .. } => {}
+            }
+        };
+        fates.list.push((fate, signed));
+        fates.reasons.push(reason);
     }
-    Ok(list)
+    Ok(fates)
 }
 
-pub(super) fn missing_place(payment: &PaymentRow) -> EngineError {
-    EngineError::Encode(format!("{} has no place in its transaction", payment.id))
+/// The contract and we must agree on how many items a batch had: nobody guesses with money.
+fn whole(manifest: &Manifest, index: usize, logs: &BatchLogs) -> Result<(), EngineError> {
+    let Manifest::Batches(batches) = manifest else { return Ok(()) };
+    let asked = batches.get(index).map_or(0, |batch| u64::from(batch.items));
+    let (paid, skipped) = (logs.ran.map_or(0, |(count, _)| count), logs.skipped.len() as u64);
+    if paid + skipped == asked {
+        return Ok(());
+    }
+    Err(EngineError::Encode(format!("a batch paid {paid} and skipped {skipped} of {asked} items")))
 }
 
-/// Asks the node why a call reverted, at the block below. Only the outcome "not paid" is certain;
-/// the reason steers whether to try again.
-async fn revert(
-    inner: &Inner,
-    open: &OpenTx,
-    block: &Head,
-    payment: &PaymentRow,
-) -> Result<Outcome, EngineError> {
+fn unexplained() -> Outcome {
+    Outcome::Again(Refusal::new(Code::Unavailable, "the transaction did not pay it"))
+}
+
+/// Asks the node why a call reverted, at the block below. The answer steers whether to try again
+/// and what is told; that nothing was paid is known from the nonce.
+async fn reverted(inner: &Inner, open: &OpenTx, block: &Head) -> Result<Outcome, EngineError> {
     let at = block.height().saturating_sub(1);
     let wallet = inner.config.chain.wallet;
     let answer =
         inner.rpc.eth_call(wallet, Some(open.tx.sender), &open.tx.calldata, Some(at)).await;
-    match answer {
+    Ok(match answer {
         Err(RpcError::Refused { data, message, .. }) => {
-            Ok(match outcome::revert_reason(data.as_deref()) {
-                Some(reason) => outcome::judge(reason, payment.amount),
+            match outcome::revert_reason(data.as_deref()) {
+                Some(reason) => outcome::judge(reason, Usdc::ZERO),
                 None => Outcome::Again(Refusal::new(
                     Code::Unavailable,
                     format!("the transaction reverted: {message}"),
                 )),
-            })
+            }
         }
-        Ok(_) => Ok(Outcome::Again(Refusal::new(
-            Code::Unavailable,
-            "the transaction reverted, but would pass now",
-        ))),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Follows a nonce that another transaction spent to that transaction's logs.
-pub(super) async fn elsewhere(
-    inner: &Inner,
-    outcome: Outcome,
-    here: Place,
-    payment: &PaymentRow,
-    agent: Address,
-    nonce: U256,
-    index: u64,
-) -> Result<(Outcome, Place), EngineError> {
-    if outcome != Outcome::Elsewhere {
-        return Ok((outcome, here));
-    }
-    let chain = &inner.config.chain;
-    let logs = inner
-        .rpc
-        .logs_of(
-            chain.wallet,
-            chain.from_block,
-            here.block,
-            &outcome::nonce_topics(),
-            agent.into_word(),
-            B256::from(nonce),
-        )
-        .await?;
-    let Some(log) = logs.first() else {
-        // Cancelled by an operator: the nonce is spent, nothing was paid.
-        return Ok((
-            Outcome::Never(
-                Refusal::new(Code::Conflict, "an operator voided its signature")
-                    .hint("ask again under a new Idempotency-Key if it should be paid"),
-            ),
-            here,
-        ));
-    };
-    let (Some(hash), Some(block)) = (log.transaction_hash, log.block_number) else {
-        return Err(EngineError::Encode("a log without its transaction".into()));
-    };
-    let receipt = inner.rpc.receipts(&[hash]).await?.into_iter().flatten().next();
-    let head = inner.rpc.heads(&[block]).await?.into_iter().flatten().next();
-    let (Some(receipt), Some(head)) = (receipt, head) else {
-        return Err(RpcError::Unknown {
-            method: "eth_getTransactionReceipt",
-            why: "the log's transaction is not there".into(),
-        }
-        .into());
-    };
-    let there = Place { hash, block, time_s: head.time_s() };
-    let logs = outcome::batches(chain.wallet, receipt.inner.logs());
-    let found = match logs.get(&(agent, nonce)) {
-        Some(part) => part.item(index, payment.amount),
-        None if outcome::approved(chain.wallet, &receipt, agent, nonce) => Outcome::Paid,
-        None => {
-            return Err(EngineError::Encode(format!("nonce {nonce} of {agent} is unexplained")));
-        }
-    };
-    info!(payment = %payment.id, %hash, "relayed by somebody else");
-    Ok((found, there))
-}
-
-/// Leaves a payment undecided that the chain refused: see [`held`].
-async fn hold(
-    store: &mut Tx,
-    payment: &mut PaymentRow,
-    why: Refusal,
-    now_ms: i64,
-    drafts: &mut Vec<Draft>,
-) -> Result<(), EngineError> {
-    payment.refusal = Some(why.clone());
-    store.advance(payment, Event::Mined, now_ms).await?;
-    drafts.push(
-        Draft::new(EventKind::PaymentSkipped, "chain")
-            .agent(&payment.agent)
-            .payment(payment.id)
-            .tx(payment.tx_id.as_deref().unwrap_or_default())
-            .data(json!({ "refusal": why, "tries": payment.tries, "held": true })),
-    );
-    Ok(())
+        Ok(_) | Err(RpcError::Unknown { .. }) => unexplained(),
+    })
 }
 
 /// Writes that payments were paid.
@@ -595,6 +541,29 @@ async fn paid(
     Ok(())
 }
 
+/// Writes why a payment waits: refused here, but its signature is good until its deadline.
+async fn hold(
+    store: &mut Tx,
+    payment: &mut PaymentRow,
+    why: Option<Refusal>,
+    now_ms: i64,
+    drafts: &mut Vec<Draft>,
+) -> Result<(), EngineError> {
+    let mut why = why.unwrap_or_else(|| Refusal::new(Code::Unavailable, "it was not paid"));
+    why.funds_moved = FundsMoved::Maybe;
+    payment.state = State::Included;
+    payment.refusal = Some(why.clone());
+    store.advance(payment, Event::Mined, now_ms).await?;
+    drafts.push(
+        Draft::new(EventKind::PaymentSkipped, "chain")
+            .agent(&payment.agent)
+            .payment(payment.id)
+            .tx(payment.tx_id.as_deref().unwrap_or_default())
+            .data(json!({ "refusal": why, "held": "until its signature is used or dead" })),
+    );
+    Ok(())
+}
+
 /// Writes why a payment was not paid.
 async fn unpaid(
     store: &mut Tx,
@@ -604,8 +573,11 @@ async fn unpaid(
     drafts: &mut Vec<Draft>,
 ) -> Result<(), EngineError> {
     match outcome {
-        Outcome::Never(why) => give_up(store, payment, why, now_ms, drafts).await?,
-        Outcome::Again(why) if payment.tries + 1 >= TRIES || payment.overrides != 0 => {
+        Outcome::Never(why) | Outcome::Dead(why) => {
+            give_up(store, payment, why, now_ms, drafts).await?;
+        }
+        // What is approved is tried until its deadline, which alone ends it.
+        Outcome::Again(why) if payment.tries + 1 >= TRIES && payment.overrides == 0 => {
             give_up(store, payment, why, now_ms, drafts).await?;
         }
         Outcome::Again(why) => {
@@ -618,7 +590,9 @@ async fn unpaid(
             payment.tx_hash = None;
             payment.block = None;
             payment.block_time_s = None;
-            store.advance(payment, Event::Skipped, now_ms).await?;
+            if !store.advance(payment, Event::Skipped, now_ms).await? {
+                return Err(EngineError::Encode(format!("{} has moved on", payment.id)));
+            }
             drafts.push(
                 Draft::new(EventKind::PaymentSkipped, "chain")
                     .agent(&payment.agent)
@@ -627,7 +601,7 @@ async fn unpaid(
                     .data(json!({ "refusal": why, "tries": payment.tries })),
             );
         }
-        Outcome::Paid | Outcome::Elsewhere => {
+        Outcome::Paid => {
             return Err(EngineError::Encode(format!("{} is not resolved", payment.id)));
         }
     }

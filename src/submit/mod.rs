@@ -8,11 +8,11 @@
 pub(crate) mod assign;
 pub(crate) mod broadcast;
 pub(crate) mod confirm;
-mod held;
+mod fate;
 mod outcome;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
@@ -20,7 +20,7 @@ use std::{
 use alloy::{
     consensus::{SignableTransaction as _, TxEip1559, TxEnvelope},
     eips::eip2718::Encodable2718 as _,
-    primitives::{Address, Bytes, TxKind as To, U256},
+    primitives::{Address, B256, Bytes, TxKind as To, U256},
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ use crate::{
     engine::{EngineError, Inner},
     fees::Fees,
     outcome::SendClass,
-    payment::{AgentId, PaymentId, State},
+    payment::{AgentId, PaymentId},
     store::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 
@@ -40,10 +40,10 @@ use crate::{
 pub(crate) enum Manifest {
     /// `payBatch`: the batches in order; payments know their place.
     Batches(Vec<BatchRef>),
-    /// `payApproved`. `deadline` in unix seconds.
-    Approved { payment: PaymentId, agent: Address, nonce: U256, deadline: u64 },
+    /// `payApproved`.
+    Approved { payment: PaymentId, agent: Address, nonce: U256, deadline_s: u64 },
     /// `submit` or `execute` of a proposal.
-    Proposal { id: alloy::primitives::B256 },
+    Proposal { id: B256 },
     /// `tightenWithSignature`.
     Tighten { change: Bytes, signer: Address },
 }
@@ -54,9 +54,13 @@ pub(crate) struct BatchRef {
     pub id: AgentId,
     pub agent: Address,
     pub nonce: U256,
-    /// Unix seconds after which the agent's signature is good for nothing.
-    pub deadline: u64,
     pub items: u32,
+    /// Unix seconds after which nobody can run it.
+    pub deadline_s: u64,
+    /// Hash over the contexts of its items.
+    pub context: B256,
+    /// The head before it left.
+    pub since: u64,
 }
 
 /// A transaction on its way: the stored rows and what is only known in memory.
@@ -65,43 +69,25 @@ pub(crate) struct Flight {
     pub open: OpenTx,
     pub last_sent: Option<Instant>,
     pub sends: u32,
+    /// Final, but something it carried can still run: it waits, and takes up no sender.
+    pub waiting: bool,
     /// The node's last answer; `Ok` if it took the bytes.
     pub answer: Option<Result<(), SendClass>>,
 }
 
 impl Flight {
     pub(crate) const fn new(open: OpenTx) -> Self {
-        Self { open, last_sent: None, sends: 0, answer: None }
+        Self { open, last_sent: None, sends: 0, waiting: false, answer: None }
     }
 }
 
-/// The transactions on their way, by sender and nonce; and those that are final and left
-/// payments undecided, by id (see [`held`]).
+/// The transactions on their way, by sender and nonce.
 #[derive(Debug, Default)]
-pub(crate) struct Flights {
-    open: Mutex<BTreeMap<(Address, u64), Flight>>,
-    held: Mutex<BTreeSet<String>>,
-}
+pub(crate) struct Flights(Mutex<BTreeMap<(Address, u64), Flight>>);
 
 impl Flights {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Address, u64), Flight>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_held(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn hold(&self, tx: &str) {
-        self.lock_held().insert(tx.to_owned());
-    }
-
-    pub(crate) fn release(&self, tx: &str) {
-        self.lock_held().remove(tx);
-    }
-
-    pub(crate) fn held(&self) -> Vec<String> {
-        self.lock_held().iter().cloned().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn add(&self, open: OpenTx) {
@@ -141,7 +127,10 @@ impl Flights {
         senders
             .iter()
             .map(|sender| {
-                let busy = flights.range((*sender, 0)..=(*sender, u64::MAX)).count();
+                let busy = flights
+                    .range((*sender, 0)..=(*sender, u64::MAX))
+                    .filter(|(_, flight)| !flight.waiting)
+                    .count();
                 (busy, *sender)
             })
             .filter(|(busy, _)| *busy < in_flight as usize)
@@ -150,26 +139,26 @@ impl Flights {
     }
 }
 
+/// Transactions a relayer may be ahead of the store (a backup was restored) and still be believed.
+const PLAUSIBLE_RISE: u64 = 10_000;
+
 /// Takes up what a former run left: every unfinished transaction, and nonces that the chain has
 /// moved past (a restored store, a key used elsewhere).
 pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
-    let mut flying = BTreeSet::new();
     for open in inner.store.open_txs().await? {
-        flying.insert(open.tx.id.clone());
         inner.flights.add(open);
-    }
-    for payment in inner.store.payments_open().await? {
-        if payment.state == State::Included
-            && let Some(tx) = &payment.tx_id
-            && !flying.contains(tx)
-        {
-            inner.flights.hold(tx);
-        }
     }
     for relayer in inner.relayer_addresses() {
         let on_chain = inner.rpc.transaction_count(relayer, None).await?;
         let mut tx = inner.store.begin().await?;
-        tx.raise_nonce(&relayer.to_string(), on_chain).await?;
+        let ours = tx.raise_nonce(&relayer.to_string(), on_chain).await?;
+        if ours > 0 && on_chain > ours.saturating_add(PLAUSIBLE_RISE) {
+            // A lie would leave a gap that nothing closes: better not to start.
+            return Err(EngineError::Encode(format!(
+                "the node says {relayer} has sent {on_chain} transactions, the store knows {ours}: \
+                 ask another node; if it is right, use a fresh seed or restore the store"
+            )));
+        }
         tx.commit().await?;
     }
     Ok(())

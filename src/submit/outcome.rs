@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use alloy::{
     primitives::{Address, B256, U256},
-    rpc::types::{Log, TransactionReceipt},
+    rpc::types::Log,
     sol_types::{SolError, SolEvent as _, SolEventInterface as _},
 };
 
@@ -21,11 +21,28 @@ pub(super) enum Outcome {
     Paid,
     /// It is not. It may be tried again.
     Again(Refusal),
-    /// It is not, and it never will be.
+    /// It is not, and it is not tried again: only a change of policy could help.
     Never(Refusal),
-    /// The agent's nonce was spent by another transaction: somebody else relayed the same signed
-    /// batch, which pays the same payments. Their receipt decides.
-    Elsewhere,
+    /// It is not, and its signature can never run, whatever changes.
+    Dead(Refusal),
+}
+
+impl Outcome {
+    /// The same, but not to be tried again.
+    pub(super) fn for_good(self) -> Self {
+        match self {
+            Self::Again(why) => Self::Never(why),
+            other => other,
+        }
+    }
+
+    /// The same, but to be tried again while the signature can run.
+    pub(super) fn while_live(self) -> Self {
+        match self {
+            Self::Never(why) => Self::Again(why),
+            other => other,
+        }
+    }
 }
 
 /// Why the contract did not pay: the error's selector, and the amount it left.
@@ -38,8 +55,8 @@ pub(super) struct Reason {
 /// One batch's part of a receipt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct BatchLogs {
-    /// Count and total of what was paid, if the batch ran.
-    pub ran: Option<(u64, U256)>,
+    /// How many were paid and the context that was signed, if the batch ran.
+    pub ran: Option<(u64, B256)>,
     /// Items that were not paid, by index.
     pub skipped: HashMap<u64, Reason>,
     /// Why the whole batch was not run.
@@ -56,7 +73,7 @@ pub(super) fn batches<'a>(
         match Events::decode_log(&log.inner).map(|log| log.data) {
             Ok(Events::BatchPaid(event)) => {
                 found.entry((event.agent, event.nonce)).or_default().ran =
-                    Some((event.count.saturating_to(), event.total));
+                    Some((event.count.saturating_to(), event.context));
             }
             Ok(Events::ItemSkipped(event)) => {
                 let reason = Reason { selector: event.reason.0, left: event.left };
@@ -75,39 +92,33 @@ pub(super) fn batches<'a>(
     found
 }
 
-/// Did `payApproved` pay, by its own logs?
-pub(super) fn approved(
+/// Reads `payApproved`'s logs: the context that was paid under this agent and nonce.
+pub(super) fn approved<'a>(
     wallet: Address,
-    receipt: &TransactionReceipt,
+    logs: impl IntoIterator<Item = &'a Log>,
     agent: Address,
     nonce: U256,
-) -> bool {
-    receipt.status()
-        && receipt.inner.logs().iter().filter(|log| log.address() == wallet).any(|log| {
-            IPolicyWallet::Approved::decode_log(&log.inner)
-                .is_ok_and(|event| event.agent == agent && event.nonce == nonce)
-        })
+) -> Option<B256> {
+    // `Approved` follows the `Paid` of the same payment.
+    let mut paid = None;
+    for log in logs.into_iter().filter(|log| log.address() == wallet) {
+        match Events::decode_log(&log.inner).map(|log| log.data) {
+            Ok(Events::Paid(event)) => paid = Some((event.agent, event.context)),
+            Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
+                return paid.filter(|(payer, _)| *payer == agent).map(|(_, context)| context);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 impl BatchLogs {
-    /// Can the same signed batch still run later? Its nonce is unspent, and nothing that was said
-    /// against it lasts. Whether its deadline has passed is for the caller.
-    pub(super) fn may_run_later(&self) -> bool {
-        self.ran.is_none() && self.refused != Some(IPolicyWallet::InvalidSignature::SELECTOR)
-    }
-
-    /// How item `index` of this batch came out, with what was asked.
+    /// How item `index` of a batch that ran came out, with what was asked.
     pub(super) fn item(&self, index: u64, asked: Usdc) -> Outcome {
-        match (self.ran, self.skipped.get(&index), self.refused) {
-            // A stranger's call may carry the same batch twice: what ran, ran.
-            (Some(_), None, _) => Outcome::Paid,
-            (_, Some(reason), _) => judge(*reason, asked),
-            (None, None, Some(selector)) => judge(Reason { selector, left: U256::ZERO }, asked),
-            // No log speaks of it: the call did not reach it. Nothing moved for it.
-            (None, None, None) => Outcome::Again(Refusal::new(
-                Code::Unavailable,
-                "the transaction ran without reaching this payment",
-            )),
+        match self.skipped.get(&index) {
+            None => Outcome::Paid,
+            Some(reason) => judge(*reason, asked),
         }
     }
 }
@@ -129,8 +140,13 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
         refusal
     };
     let is = |known: [u8; 4]| selector == known;
-    if is(IPolicyWallet::NonceUsed::SELECTOR) {
-        return Outcome::Elsewhere;
+    if is(IPolicyWallet::PolicyVersionChanged::SELECTOR) {
+        // Versions only rise.
+        return Outcome::Dead(refusal(
+            Code::Conflict,
+            "policy_version",
+            "the policy changed after the operators approved it",
+        ));
     }
     let again: &[([u8; 4], Code, &str, &str)] = &[
         (
@@ -162,6 +178,12 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
             Code::WalletFrozen,
             "wallet.frozen",
             "the wallet is frozen",
+        ),
+        (
+            IPolicyWallet::BatchLength::SELECTOR,
+            Code::Unavailable,
+            "batch",
+            "its batch had too many payments",
         ),
         (
             IPolicyWallet::DeadlinePassed::SELECTOR,
@@ -220,12 +242,6 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
             "the agent's authority has expired",
         ),
         (
-            IPolicyWallet::PolicyVersionChanged::SELECTOR,
-            Code::Conflict,
-            "policy_version",
-            "the policy changed after the operators approved it",
-        ),
-        (
             IPolicyWallet::InvalidQuorum::SELECTOR,
             Code::Conflict,
             "quorum",
@@ -244,19 +260,6 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
     )
 }
 
-/// What becomes of a payment whose signature died unused, by what was said against it before.
-pub(super) fn unspent(why: Refusal) -> Outcome {
-    match why.code {
-        Code::WalletFrozen
-        | Code::Unavailable
-        | Code::DayCapExceeded
-        | Code::MonthCapExceeded
-        | Code::WalletCapExceeded
-        | Code::PayeeCoolingDown => Outcome::Again(why),
-        _ => Outcome::Never(why),
-    }
-}
-
 /// Reads the error a reverted call would return, from `eth_call`'s data.
 pub(super) fn revert_reason(data: Option<&str>) -> Option<Reason> {
     let bytes: alloy::primitives::Bytes = data?.parse().ok()?;
@@ -265,7 +268,16 @@ pub(super) fn revert_reason(data: Option<&str>) -> Option<Reason> {
     Some(Reason { selector, left })
 }
 
-/// First topics of the events that name a batch or an approved payment by agent and nonce.
-pub(super) fn nonce_topics() -> [B256; 2] {
-    [IPolicyWallet::BatchPaid::SIGNATURE_HASH, IPolicyWallet::Approved::SIGNATURE_HASH]
+/// First topics of the events that name an agent and a nonce: it ran, or was voided.
+pub(super) fn nonce_topics() -> [B256; 3] {
+    [
+        IPolicyWallet::BatchPaid::SIGNATURE_HASH,
+        IPolicyWallet::Approved::SIGNATURE_HASH,
+        IPolicyWallet::NonceCancelled::SIGNATURE_HASH,
+    ]
+}
+
+/// Does the log say that the nonce was voided?
+pub(super) fn is_voided(log: &Log) -> bool {
+    log.topic0() == Some(&IPolicyWallet::NonceCancelled::SIGNATURE_HASH)
 }

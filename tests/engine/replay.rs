@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use alloy::{
-    primitives::{Address, Bytes, U256},
+    primitives::{Address, B256, Bytes, U256},
     sol_types::SolCall,
 };
 use bursar::{
@@ -113,5 +113,51 @@ async fn an_approved_payment_that_reverted_is_not_called_failed_while_it_can_be_
     .await;
     deal(2_000_000_000).await;
     world.until(&payment, State::Paid).await;
+    world.judge().await;
+}
+
+/// The one transaction of ours in the pool.
+async fn ours(world: &World) -> (B256, Bytes) {
+    wait_for("our transaction in the pool", async || {
+        world.chain.pool_of(&world.card.relayers).await.pop()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn spoiled_copies_beside_the_true_batch_change_nothing() {
+    let world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "spoiled").await;
+    world.until(&payment, State::Broadcast).await;
+    let (_, input) = ours(&world).await;
+    let call = IPolicyWallet::payBatchCall::abi_decode(&input).unwrap();
+    let truth = call.batches;
+    let (mut late, mut forged) = (truth[0].clone(), truth[0].clone());
+    late.deadline = U256::ZERO;
+    forged.r = B256::repeat_byte(7);
+    let mut batches = vec![late, forged.clone()];
+    batches.extend(truth.iter().cloned());
+    batches.extend(truth);
+    batches.push(forged);
+    let theirs = IPolicyWallet::payBatchCall { batches }.abi_encode().into();
+    let hash = world.chain.queue_from(world.card.deployer, world.card.wallet, theirs, 100).await;
+    world.chain.mine().await;
+    assert_eq!(world.until(&payment, State::Paid).await.transaction, Some(hash));
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn an_approved_payment_relayed_in_the_same_block_is_paid() {
+    let world = Plan::new().automine().start().await;
+    let asked = world.pay("atlas", "acme-data", "900", "approved-relay").await;
+    world.chain.automine(false).await;
+    world.approve(asked.id, 0).await;
+    world.approve(asked.id, 1).await;
+    world.until(&asked, State::Broadcast).await;
+    let (_, input) = ours(&world).await;
+    let theirs = world.chain.queue_from(world.card.deployer, world.card.wallet, input, 100).await;
+    world.chain.mine().await;
+    assert_eq!(world.until(&asked, State::Paid).await.transaction, Some(theirs));
     world.judge().await;
 }
