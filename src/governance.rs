@@ -322,10 +322,22 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
         .collect();
     let limits: Vec<_> =
         agents.iter().map(|(_, agent)| IPolicyWallet::agentLimitsCall { agent: *agent }).collect();
-    let rooms: Vec<_> =
-        agents.iter().map(|(_, agent)| IPolicyWallet::roomCall { agent: *agent }).collect();
     let limits = ask_all(inner, &limits).await?;
-    let rooms = ask_all(inner, &rooms).await?;
+    // What is left matters where there is a budget; most agents have none.
+    let budgeted: Vec<Address> = agents
+        .iter()
+        .zip(&limits)
+        .filter(|(_, limits)| limits.version != U256::ZERO && limits.limits.budget != u64::MAX)
+        .map(|((_, agent), _)| *agent)
+        .collect();
+    let asked: Vec<_> =
+        budgeted.iter().map(|agent| IPolicyWallet::roomCall { agent: *agent }).collect();
+    let rooms = ask_all(inner, &asked).await?;
+    let left: HashMap<Address, Option<Usdc>> = budgeted
+        .into_iter()
+        .zip(rooms)
+        .map(|(agent, room)| (agent, u64::try_from(room.budget).ok().and_then(Usdc::from_units)))
+        .collect();
 
     let payees: Vec<_> = inner.store.payees().await?;
     let asked: Vec<_> =
@@ -345,11 +357,11 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
         if book.freezes != seen {
             continue;
         }
-        for (((id, _), limits), room) in agents.iter().zip(&limits).zip(&rooms) {
+        for ((id, address), limits) in agents.iter().zip(&limits) {
             let known = limits.version != U256::ZERO;
             let limits_of = &limits.limits;
             let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
-                let left = u64::try_from(room.budget).ok().and_then(Usdc::from_units);
+                let left = left.get(address).copied().flatten();
                 (limit, limit.saturating_sub(left.unwrap_or(limit)))
             });
             let chain = known.then(|| ChainLimits {

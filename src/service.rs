@@ -45,6 +45,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Seconds between signed marks of the audit log's head.
 const ANCHOR_EVERY: Duration = Duration::from_secs(10);
 
+/// Pause between two looks at the store's log.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// Policy files that are read before they are noted in the audit log.
 const NOTED: usize = 256;
 
@@ -217,6 +219,7 @@ impl Service {
             }
         }));
         tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
+        tasks.spawn(named("checkpoint", checkpoint(store.clone(), stopped.clone())));
         let router =
             api::router(engine.clone(), ApiConfig::new(inner.config.public_origin.clone()));
         let serve = stopped.clone();
@@ -458,6 +461,21 @@ async fn nonce_epoch(store: &Store) -> Result<u128, StartError> {
     tx.set_meta(KEY, &epoch.to_string()).await?;
     tx.commit().await?;
     Ok(epoch.into())
+}
+
+/// Keeps the store's log short.
+async fn checkpoint(store: Store, stop: Stop) {
+    let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.asked() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = store.checkpoint().await {
+            warn!(%error, "the store's log could not be moved; trying again");
+        }
+    }
 }
 
 /// Housekeeping: approvals that waited too long, stale nonces, anchors, gauges.

@@ -5,12 +5,7 @@ use alloy::primitives::B256;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{
-    Store, StoreError, Tx,
-    many::{Many, parts},
-    parse,
-    payment::unsigned,
-};
+use super::{Store, StoreError, Tx, many::Many, parse, payment::unsigned};
 use crate::{
     audit::{Chain, Draft, Entry},
     payment::PaymentId,
@@ -109,7 +104,7 @@ impl Tx {
             seq: unsigned("audit_head.seq", row.try_get(0)?)?,
             head: hash(&row.try_get::<String, _>(1)?),
         };
-        for part in parts(drafts) {
+        for part in INSERT.parts(drafts) {
             let mut insert = INSERT.of(part.len());
             for draft in part {
                 let draft = Draft { at_ms: now_ms, ..draft.clone() };

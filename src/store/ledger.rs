@@ -3,11 +3,7 @@
 use alloy::primitives::Address;
 use sqlx::Row as _;
 
-use super::{
-    PaymentRow, Store, StoreError, Tx,
-    many::{Many, parts},
-    parse,
-};
+use super::{PaymentRow, Store, StoreError, Tx, many::Many, parse};
 use crate::{
     ledger::{Account, Balance, Change, LedgerError, Transfer},
     money::Usdc,
@@ -134,7 +130,7 @@ impl Tx {
         payments: &[PaymentRow],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in parts(payments) {
+        for part in RESERVE.parts(payments) {
             let mut insert = RESERVE.of(part.len());
             for payment in part {
                 let (transfer, changes) = transfer(payment)?;
@@ -175,7 +171,7 @@ impl Tx {
         end: impl Fn(&mut Transfer) -> Result<[Change; 2], LedgerError>,
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in parts(payments) {
+        for part in END.parts(payments) {
             let mut update = END.of(part.len()).bind(state).bind(now_ms);
             for payment in part {
                 update = update.bind(payment.id.to_string());
@@ -214,7 +210,7 @@ impl Tx {
 
     pub(super) async fn write_balances(&mut self) -> Result<(), StoreError> {
         let balances: Vec<_> = std::mem::take(&mut self.balances).into_iter().collect();
-        for part in parts(&balances) {
+        for part in BALANCES.parts(&balances) {
             let mut write = BALANCES.of(part.len());
             for (account, sums) in part {
                 write = write.bind(account.clone());

@@ -2,8 +2,10 @@
 
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
+/// Parameters of one statement at most: the driver's work to bind them grows with their square.
+const MOST_PARAMETERS: usize = 320;
 /// Rows of one statement at most.
-const MOST: usize = 64;
+const MOST_ROWS: usize = 64;
 
 /// A statement with a list of rows in it: `head VALUES ($n, …), ($m, …) tail`. The parameters that
 /// all rows share come first, $1 to $`shared`; `head` and `tail` refer to them.
@@ -19,6 +21,19 @@ pub(super) struct Many {
 }
 
 impl Many {
+    /// Cuts a list into the rows of one statement each: 8, 16, 32 or 64, and what is left. With so
+    /// few lengths, each statement is prepared once for each of them and found again from then on.
+    pub(super) fn parts<'a, T>(&self, mut rows: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        let most = (MOST_PARAMETERS / self.columns.max(1)).clamp(8, MOST_ROWS);
+        std::iter::from_fn(move || {
+            let power = 1 << rows.len().min(most).checked_ilog2()?;
+            let length = if power < 8 { rows.len() } else { power };
+            let (part, rest) = rows.split_at(length);
+            rows = rest;
+            Some(part)
+        })
+    }
+
     /// Makes the statement for `rows` rows; the caller binds the shared parameters, then each row's.
     pub(super) fn of(&self, rows: usize) -> Query<'static, Any, AnyArguments> {
         // Both texts are constants of this crate, and the list has nothing but placeholders.
@@ -40,28 +55,24 @@ impl Many {
     }
 }
 
-/// Cuts a list into parts of 64, 32, … 2, 1 rows: with so few lengths, each statement is prepared
-/// once for each of them and found again from then on.
-pub(super) fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let length = (1 << rows.len().checked_ilog2()?).min(MOST);
-        let (part, rest) = rows.split_at(length);
-        rows = rest;
-        Some(part)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn parts_are_few_and_whole() {
+        let many = |columns| Many { head: "", shared: 0, columns, tail: "" };
         let rows: Vec<u32> = (0..203).collect();
-        let lengths: Vec<usize> = parts(&rows).map(<[u32]>::len).collect();
-        assert_eq!(lengths, [64, 64, 64, 8, 2, 1]);
-        assert_eq!(parts(&rows).flatten().copied().collect::<Vec<_>>(), rows);
-        assert_eq!(parts::<u32>(&[]).count(), 0);
+        let lengths = |columns| -> Vec<usize> {
+            let many: Many = many(columns);
+            assert_eq!(many.parts(&rows).flatten().copied().collect::<Vec<_>>(), rows);
+            many.parts(&rows).map(<[u32]>::len).collect()
+        };
+        assert_eq!(lengths(1), [64, 64, 64, 8, 3]);
+        assert_eq!(lengths(10), [32, 32, 32, 32, 32, 32, 8, 3]);
+        assert_eq!(lengths(19), [vec![16; 12], vec![8, 3]].concat());
+        assert_eq!(many(1).parts::<u32>(&[]).count(), 0);
+        assert_eq!(many(1).parts(&rows[..7]).count(), 1);
     }
 
     #[test]

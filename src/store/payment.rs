@@ -6,11 +6,7 @@ use alloy::primitives::{Address, B256};
 use futures_util::{Stream, StreamExt as _};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{
-    Store, StoreError, Tx,
-    many::{Many, parts},
-    parse,
-};
+use super::{Store, StoreError, Tx, many::Many, parse};
 use crate::{
     money::Usdc,
     payment::{AgentId, Context, Event, PaymentId, State, transition},
@@ -467,7 +463,7 @@ impl Tx {
         keys: &[(&AgentId, &str)],
     ) -> Result<Vec<PaymentRow>, StoreError> {
         let mut found = Vec::new();
-        for part in parts(keys) {
+        for part in BY_KEY.parts(keys) {
             let mut query = BY_KEY.of(part.len());
             for (agent, key) in part {
                 query = query.bind(agent.as_str()).bind(*key);
@@ -498,7 +494,7 @@ impl Tx {
         invoices: &[(Address, &str)],
     ) -> Result<HashSet<(Address, String)>, StoreError> {
         let mut taken = HashSet::new();
-        for part in parts(invoices) {
+        for part in TAKEN.parts(invoices) {
             let mut query = TAKEN.of(part.len());
             for (payee, invoice) in part {
                 query = query.bind(payee.to_string()).bind(*invoice);
@@ -516,7 +512,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`]; [`StoreError::is_duplicate`] if a key is taken.
     pub async fn insert_payments(&mut self, payments: &[PaymentRow]) -> Result<(), StoreError> {
-        for part in parts(payments) {
+        for part in INSERT.parts(payments) {
             let mut insert = INSERT.of(part.len());
             for payment in part {
                 insert = insert
@@ -579,7 +575,7 @@ impl Tx {
         let to = transition(from, event)
             .map_err(|illegal| StoreError::corrupt("payment.state", illegal))?;
         let mut moved = 0;
-        for part in parts(payments) {
+        for part in ADVANCE.parts(payments) {
             let mut update = ADVANCE.of(part.len());
             update = update.bind(from.as_str()).bind(to.as_str()).bind(now_ms);
             for payment in part {
@@ -627,7 +623,7 @@ impl Tx {
         payments: &[PaymentRow],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in parts(payments) {
+        for part in OUTBOX.parts(payments) {
             let mut insert = OUTBOX.of(part.len());
             for payment in part {
                 let body = serde_json::json!({

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 
 use super::{
     Store, StoreError, Tx,
-    many::{Many, parts},
+    many::Many,
     parse,
     payment::{narrow, unsigned},
 };
@@ -156,7 +156,7 @@ impl Tx {
         claims: &[(&str, &str, u64)],
     ) -> Result<Vec<bool>, StoreError> {
         let mut fresh = HashSet::with_capacity(claims.len());
-        for part in parts(claims) {
+        for part in SPEND.parts(claims) {
             let mut insert = SPEND.of(part.len());
             for (key_id, nonce, expires_s) in part {
                 insert = insert.bind(*key_id).bind(*nonce).bind(expires_s.cast_signed());
