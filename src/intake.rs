@@ -307,7 +307,7 @@ impl Drop for Reserved<'_> {
 }
 
 async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> {
-    let mut tx = inner.store.begin().await?;
+    let mut tx = inner.store.begin_next().await?;
     let claims: Vec<_> = jobs.iter().filter_map(Job::claim).collect();
     let mut unspent = tx.spend_nonces(&claims).await?.into_iter();
     let mut group = Group::read(inner, &mut tx, jobs).await?;

@@ -29,7 +29,7 @@ pub struct Used {
     pub cpu_s: f64,
     /// Bytes handed to the block layer.
     pub written: u64,
-    /// Bytes of the store's files.
+    /// Bytes of the database, without the write-ahead log, which is used again and again.
     pub stored: u64,
     pub rpc_calls: u64,
     pub gas: u64,
@@ -90,15 +90,10 @@ impl Daemon {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|value| value.parse().ok()).unwrap_or_default()
         };
-        let beside = |suffix: &str| {
-            let mut name = self.store.clone().into_os_string();
-            name.push(suffix);
-            fs::metadata(name).map_or(0, |meta| meta.len())
-        };
         Ok(Used {
             cpu_s: self.cpu_s()?,
             written: self.proc_field("io", "write_bytes:")?,
-            stored: beside("") + beside("-wal"),
+            stored: fs::metadata(&self.store)?.len(),
             rpc_calls: metric("bursar_rpc_calls"),
             gas: metric("bursar_gas_used_total"),
             paid: metric("bursar_payments_paid_total"),

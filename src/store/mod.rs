@@ -100,7 +100,10 @@ pub(crate) fn parse<T: FromStr>(column: &'static str, text: &str) -> Result<T, S
 pub struct Store {
     writer: AnyPool,
     readers: AnyPool,
+    /// One writer at a time.
     gate: Arc<Mutex<()>>,
+    /// Only one of those who may wait stands at the gate.
+    patient: Arc<Mutex<()>>,
     sqlite: bool,
     /// Set once a commit's outcome is not known.
     doubt: watch::Sender<bool>,
@@ -117,6 +120,7 @@ pub struct Tx {
     balances: BTreeMap<String, [i64; 4]>,
     doubt: watch::Sender<bool>,
     _turn: OwnedMutexGuard<()>,
+    _patience: Option<OwnedMutexGuard<()>>,
 }
 
 impl Store {
@@ -184,6 +188,7 @@ impl Store {
             writer: pool(if sqlite { 1 } else { 4 }).await?,
             readers: pool(4).await?,
             gate: Arc::new(Mutex::new(())),
+            patient: Arc::new(Mutex::new(())),
             sqlite,
             doubt: watch::Sender::new(false),
         };
@@ -218,17 +223,31 @@ impl Store {
         }
     }
 
-    /// Starts a transaction; waits for the writer before it.
+    /// Starts a transaction; waits for the writers before it.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Tx, StoreError> {
+        let patience = Arc::clone(&self.patient).lock_owned().await;
+        self.enter(Some(patience)).await
+    }
+
+    /// Starts a transaction that somebody waits for: after the running one, and before everybody
+    /// who comes by [`Store::begin`]. For one task at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn begin_next(&self) -> Result<Tx, StoreError> {
+        self.enter(None).await
+    }
+
+    async fn enter(&self, patience: Option<OwnedMutexGuard<()>>) -> Result<Tx, StoreError> {
         let turn = Arc::clone(&self.gate).lock_owned().await;
         // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
         let begin = if self.sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         let inner = self.writer.begin_with(begin).await?;
         let doubt = self.doubt.clone();
-        Ok(Tx { inner, balances: BTreeMap::new(), doubt, _turn: turn })
+        Ok(Tx { inner, balances: BTreeMap::new(), doubt, _turn: turn, _patience: patience })
     }
 
     /// Moves SQLite's write-ahead log into the database, beside the writer and without making it
