@@ -16,9 +16,8 @@ use serde_json::json;
 
 use crate::support::{Plan, World, wait_for};
 
-/// Has an operator freeze the whole wallet by a transaction of his own, ahead of ours.
-async fn freeze_ahead(world: &World) {
-    let change = IPolicyChanges::setFrozenCall { agent: Address::ZERO, frozen: true };
+/// Has an operator tighten by a transaction of his own, which is mined ahead of ours.
+async fn ahead(world: &World, change: impl SolCall) {
     let order = world.order(change, 0).await;
     let call = IPolicyWallet::tightenWithSignatureCall {
         change: order.change.parse().unwrap(),
@@ -47,7 +46,8 @@ async fn refused_whole(world: &World, key: &str) -> (PaymentView, Bytes) {
     let payment = world.pay("atlas", "acme-data", "5", key).await;
     world.until(&payment, State::Broadcast).await;
     let (_, signed) = world.chain.pool_of(&world.card.relayers).await.remove(0);
-    freeze_ahead(world).await;
+    let freeze = IPolicyChanges::setFrozenCall { agent: Address::ZERO, frozen: true };
+    ahead(world, freeze).await;
     world.chain.mine().await;
     wait_for("the refusal", async || {
         let now = world.agent("atlas").payment(payment.id).await.unwrap();
@@ -159,5 +159,21 @@ async fn an_approved_payment_relayed_in_the_same_block_is_paid() {
     let theirs = world.chain.queue_from(world.card.deployer, world.card.wallet, input, 100).await;
     world.chain.mine().await;
     assert_eq!(world.until(&asked, State::Paid).await.transaction, Some(theirs));
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_signature_that_an_operator_voids_pays_nothing() {
+    let world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "voided").await;
+    world.until(&payment, State::Broadcast).await;
+    let (_, signed) = world.chain.pool_of(&world.card.relayers).await.remove(0);
+    let call = IPolicyWallet::payBatchCall::abi_decode(&signed).unwrap();
+    let (agent, nonce) = (call.batches[0].agent, call.batches[0].nonce);
+    ahead(&world, IPolicyChanges::cancelAgentNonceCall { agent, nonce }).await;
+    world.chain.mine().await;
+    let ended = world.until(&payment, State::Failed).await;
+    assert!(ended.refusal.unwrap().detail.contains("voided"));
     world.judge().await;
 }
