@@ -1,7 +1,7 @@
 //! JSON-RPC to a node: bounded answers, time-outs, batches, and an honest "don't know".
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -9,6 +9,7 @@ use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     rpc::types::{Log, TransactionReceipt},
 };
+use reqwest::StatusCode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
@@ -31,6 +32,14 @@ pub enum RpcError {
         message: String,
         /// The node's data, for reverts.
         data: Option<String>,
+    },
+    /// No endpoint is on the chain that the configuration names.
+    #[error("the node is on chain {found}, the configuration says {expected}")]
+    WrongChain {
+        /// What the node says.
+        found: u64,
+        /// What the configuration says.
+        expected: u64,
     },
     /// No usable answer: the request may or may not have been carried out.
     #[error("no usable answer from the node to {method}: {why}")]
@@ -85,11 +94,20 @@ impl Head {
     }
 }
 
+/// One way to a node.
+#[derive(Debug)]
+struct Endpoint {
+    url: String,
+    /// It said it is on the right chain, and has not failed since.
+    checked: AtomicBool,
+}
+
 /// The node, behind one or more endpoints.
 #[derive(Debug)]
 pub struct Rpc {
     http: reqwest::Client,
-    endpoints: Vec<String>,
+    endpoints: Vec<Endpoint>,
+    chain_id: u64,
     current: AtomicUsize,
     calls: AtomicU64,
 }
@@ -117,18 +135,24 @@ struct AnswerError {
 }
 
 impl Rpc {
-    /// Makes a client for the endpoints, tried in order when one gives no usable answer.
+    /// Makes a client for the endpoints on one chain, tried in order when one gives no usable
+    /// answer. An endpoint says which chain it is on before it is asked anything else.
     ///
     /// # Errors
     /// [`RpcError::Unknown`] if the HTTP client cannot be made.
-    pub fn new(endpoints: Vec<String>) -> Result<Self, RpcError> {
+    pub fn new(endpoints: Vec<String>, chain_id: u64) -> Result<Self, RpcError> {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(3))
             .timeout(Duration::from_secs(15))
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| RpcError::unknown("connect", error))?;
-        Ok(Self { http, endpoints, current: AtomicUsize::new(0), calls: AtomicU64::new(0) })
+        let endpoints = endpoints
+            .into_iter()
+            .map(|url| Endpoint { url, checked: AtomicBool::new(false) })
+            .collect();
+        let (current, calls) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self { http, endpoints, chain_id, current, calls })
     }
 
     /// Returns the number of calls made so far, each member of a batch counted.
@@ -137,13 +161,64 @@ impl Rpc {
         self.calls.load(Ordering::Relaxed)
     }
 
-    async fn post(&self, method: &'static str, body: String) -> Result<Vec<u8>, RpcError> {
-        let index = self.current.load(Ordering::Relaxed) % self.endpoints.len().max(1);
-        let outcome = self.post_to(method, index, body).await;
-        if outcome.is_err() {
-            // The next call goes to the next endpoint. This one is not repeated here: for a send
-            // that is the engine's decision.
-            self.current.store(index + 1, Ordering::Relaxed);
+    /// Finds an endpoint that is on the right chain, the current one first.
+    async fn endpoint(&self) -> Result<usize, RpcError> {
+        let mut why = RpcError::unknown("eth_chainId", "no endpoint");
+        for _ in &self.endpoints {
+            let index = self.current.load(Ordering::Relaxed);
+            match self.check(index).await {
+                Ok(()) => return Ok(index),
+                Err(error) => why = error,
+            }
+            self.leave(index);
+        }
+        Err(why)
+    }
+
+    async fn check(&self, index: usize) -> Result<(), RpcError> {
+        const METHOD: &str = "eth_chainId";
+        let endpoint = self.endpoints.get(index);
+        let endpoint = endpoint.ok_or_else(|| RpcError::unknown(METHOD, "no endpoint"))?;
+        if endpoint.checked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let call = Call { jsonrpc: "2.0", id: 0, method: METHOD, params: &json!([]) };
+        let body = serde_json::to_string(&call).map_err(|e| RpcError::unknown(METHOD, e))?;
+        let (_, bytes) = self.post_to(METHOD, index, body).await?;
+        let found = decode::<U64>(METHOD, read(METHOD, &bytes)?)?.to();
+        if found != self.chain_id {
+            return Err(RpcError::WrongChain { found, expected: self.chain_id });
+        }
+        endpoint.checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Turns to the endpoint after this one; this one is checked again when its turn comes.
+    fn leave(&self, index: usize) {
+        if let Some(endpoint) = self.endpoints.get(index) {
+            endpoint.checked.store(false, Ordering::Relaxed);
+        }
+        let next = (index + 1) % self.endpoints.len().max(1);
+        // Whoever failed at the same time has turned already.
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Sends to one endpoint, and lets `read` make something of the answer. The next call goes to
+    /// the next endpoint if there is none, if it is unusable, or if its HTTP status is a failure.
+    /// This one is not repeated: for a send that is the engine's decision.
+    async fn post<T>(
+        &self,
+        method: &'static str,
+        body: String,
+        read: impl FnOnce(&[u8]) -> Result<T, RpcError>,
+    ) -> Result<T, RpcError> {
+        let index = self.endpoint().await?;
+        let answer = self.post_to(method, index, body).await;
+        let is_failure = matches!(&answer, Ok((status, _)) if !status.is_success());
+        let outcome = answer.and_then(|(_, bytes)| read(&bytes));
+        if is_failure || matches!(outcome, Err(RpcError::Unknown { .. })) {
+            self.leave(index);
         }
         outcome
     }
@@ -153,17 +228,18 @@ impl Rpc {
         method: &'static str,
         index: usize,
         body: String,
-    ) -> Result<Vec<u8>, RpcError> {
-        let url =
+    ) -> Result<(StatusCode, Vec<u8>), RpcError> {
+        let endpoint =
             self.endpoints.get(index).ok_or_else(|| RpcError::unknown(method, "no endpoint"))?;
         let mut response = self
             .http
-            .post(url)
+            .post(&endpoint.url)
             .header("content-type", "application/json")
             .body(body)
             .send()
             .await
             .map_err(|error| RpcError::unknown(method, error.without_url()))?;
+        let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response
             .chunk()
@@ -175,7 +251,7 @@ impl Rpc {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes)
+        Ok((status, bytes))
     }
 
     /// Calls one method.
@@ -190,10 +266,7 @@ impl Rpc {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let call = Call { jsonrpc: "2.0", id: 0, method, params: &params };
         let body = serde_json::to_string(&call).map_err(|e| RpcError::unknown(method, e))?;
-        let bytes = self.post(method, body).await?;
-        let answer: Answer = serde_json::from_slice(&bytes)
-            .map_err(|_| RpcError::unknown(method, excerpt(&bytes)))?;
-        decode(method, answer)
+        self.post(method, body, |bytes| decode(method, read(method, bytes)?)).await
     }
 
     /// Calls one method many times in as few requests as the limits allow; answers in order.
@@ -215,9 +288,7 @@ impl Rpc {
                 .map(|(id, params)| Call { jsonrpc: "2.0", id, method, params })
                 .collect();
             let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(method, e))?;
-            let bytes = self.post(method, body).await?;
-            let list: Vec<Answer> = serde_json::from_slice(&bytes)
-                .map_err(|_| RpcError::unknown(method, excerpt(&bytes)))?;
+            let list: Vec<Answer> = self.post(method, body, |bytes| read(method, bytes)).await?;
             let mut slots: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
             for answer in list {
                 if let Some(slot) = answer.id.and_then(|id| slots.get_mut(id)) {
@@ -228,6 +299,9 @@ impl Rpc {
                 Some(answer) => decode(method, answer),
                 None => Err(RpcError::unknown(method, "left out of the batch")),
             }));
+            if answers.iter().any(|one| matches!(one, Err(RpcError::Unknown { .. }))) {
+                self.leave(self.current.load(Ordering::Relaxed));
+            }
         }
         Ok(answers)
     }
@@ -361,6 +435,10 @@ impl Rpc {
     }
 }
 
+fn read<T: DeserializeOwned>(method: &'static str, bytes: &[u8]) -> Result<T, RpcError> {
+    serde_json::from_slice(bytes).map_err(|_| RpcError::unknown(method, excerpt(bytes)))
+}
+
 fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, RpcError> {
     if let Some(error) = answer.error {
         let data = match error.data {
@@ -380,3 +458,7 @@ fn excerpt(bytes: &[u8]) -> String {
     let head = bytes.get(..bytes.len().min(120)).unwrap_or_default();
     format!("not JSON-RPC: {}", String::from_utf8_lossy(head))
 }
+
+#[cfg(test)]
+#[path = "rpc_tests.rs"]
+mod tests;

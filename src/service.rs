@@ -75,14 +75,6 @@ pub enum StartError {
     /// The chain.
     #[error("the chain cannot be read: {0}")]
     Chain(#[from] RpcError),
-    /// Another chain than the configuration says.
-    #[error("the node is on chain {found}, the configuration says {expected}")]
-    WrongChain {
-        /// What the node says.
-        found: u64,
-        /// What the configuration says.
-        expected: u64,
-    },
     /// No contract at the wallet's or the token's address.
     #[error("there is no contract at {name} {address} on chain {chain_id}")]
     NoContract {
@@ -151,7 +143,7 @@ impl Service {
         };
         let lock = Store::lock(&config.store).map_err(cannot)?;
         let store = Store::open(&config.store).await.map_err(cannot)?;
-        let rpc = Rpc::new(config.chain.rpc.clone())?;
+        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id)?;
         check_chain(&config, &rpc).await?;
         let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
         let mut book = Book::new(
@@ -281,15 +273,12 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 }
 
 async fn check_chain(config: &Config, rpc: &Rpc) -> Result<(), StartError> {
-    let (found, expected) = (rpc.chain_id().await?, config.chain.chain_id);
-    if found != expected {
-        return Err(StartError::WrongChain { found, expected });
-    }
+    let chain_id = rpc.chain_id().await?;
     for (name, address) in
         [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)]
     {
         if rpc.code(address).await?.is_empty() {
-            return Err(StartError::NoContract { name, address, chain_id: found });
+            return Err(StartError::NoContract { name, address, chain_id });
         }
     }
     Ok(())

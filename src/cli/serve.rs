@@ -10,6 +10,7 @@ use super::{CliError, Kind};
 use crate::{
     config::{Config, ConfigError},
     keys::{Keys, PassphraseArgs},
+    rpc::RpcError,
     service::{Service, StartError},
     store::StoreError,
 };
@@ -106,10 +107,10 @@ impl From<ConfigError> for CliError {
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         let (kind, hint) = match &error {
-            StartError::Chain(_) => (Kind::Unreachable, "is the node up? check chain.rpc"),
-            StartError::WrongChain { .. } => {
+            StartError::Chain(RpcError::WrongChain { .. }) => {
                 (Kind::Usage, "correct chain.rpc or chain.chain_id; nothing was signed")
             }
+            StartError::Chain(_) => (Kind::Unreachable, "is the node up? check chain.rpc"),
             StartError::NoContract { .. } => {
                 (Kind::Usage, "deploy it, or correct the address; was the devnet started anew?")
             }

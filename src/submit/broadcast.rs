@@ -141,7 +141,7 @@ async fn hand_over(inner: &Inner, attempt: &AttemptRow) -> (Result<(), SendClass
             let class = classify(Some(code), &message);
             (Err(class), message)
         }
-        Err(error @ RpcError::Unknown { .. }) => (Err(SendClass::Unknown), error.to_string()),
+        Err(error) => (Err(SendClass::Unknown), error.to_string()),
     }
 }
 
