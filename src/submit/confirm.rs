@@ -508,7 +508,7 @@ async fn reverted(inner: &Inner, open: &OpenTx, block: &Head) -> Result<Outcome,
                 )),
             }
         }
-        Ok(_) | Err(RpcError::Unknown { .. }) => unexplained(),
+        Ok(_) | Err(_) => unexplained(),
     })
 }
 
