@@ -91,7 +91,6 @@ interface IPolicyWallet {
     error WalletCapExceeded(uint256 asked, uint256 left);
     error TransferFailed();
     error OutOfGas(); // too little for a batch's transfers: nothing was paid, send it again with more
-    error Locked(); // called back while a batch runs
     error InvalidSignature();
     error InvalidQuorum();
     error DeadlinePassed(uint256 deadline);
@@ -178,7 +177,10 @@ interface IPolicyWallet {
     /* VIEWS */
 
     function agentLimits(address agent) external view returns (AgentLimits memory limits, uint256 version, bool frozen);
-    function payeeLimits(address payee) external view returns (PayeeLimits memory limits, uint256 spent, uint256 lastPaid);
+    function payeeLimits(address payee)
+        external
+        view
+        returns (PayeeLimits memory limits, uint256 spent, uint256 lastPaid);
     /// @notice What `agent` may still spend now, each limit by itself; type(uint256).max where a limit is off.
     function room(address agent) external view returns (uint256 day, uint256 month, uint256 budget, uint256 wallet);
     /// @notice The judgement without the payment: (0, 0) if `pay` would pass its limits, else error selector and room.
