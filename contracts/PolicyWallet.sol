@@ -40,9 +40,9 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 contract PolicyWallet is Policy {
     /* CONSTANTS */
 
-    /// @dev Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
+    /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
     /// one batch within a 256-bit map.
-    uint256 internal constant MAX_ITEMS = 200;
+    uint256 public constant MAX_ITEMS = 200;
 
     /// @dev Half of secp256k1's group order: above it, s has a low twin.
     uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
