@@ -223,8 +223,29 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
 
     /* SIGNATURES */
 
+    /// @dev Two forms. Where every co-signer is a plain account: its EIP-2098 signatures, 64 bytes each, in strictly
+    /// ascending order of the accounts. Otherwise OpenZeppelin's, whose first word is an offset of 0x40; no signature
+    /// starts like that, since nobody knows a nonce whose point has that coordinate.
     function _requireQuorum(bytes32 digest, bytes calldata quorum) internal view {
-        require(_rawSignatureValidation(digest, quorum), InvalidQuorum());
+        bool signed = quorum.length > 31 && uint256(bytes32(quorum)) != 0x40
+            ? _signedByAccounts(digest, quorum)
+            : _rawSignatureValidation(digest, quorum);
+        require(signed, InvalidQuorum());
+    }
+
+    function _signedByAccounts(bytes32 digest, bytes calldata signatures) private view returns (bool) {
+        uint256 count = signatures.length / 64;
+        if (count < threshold() || signatures.length % 64 != 0) return false;
+        address last;
+        for (uint256 i; i < count; ++i) {
+            bytes32 r = bytes32(signatures[64 * i:]);
+            bytes32 vs = bytes32(signatures[64 * i + 32:]);
+            (address account, ECDSA.RecoverError problem,) = ECDSA.tryRecover(digest, r, vs);
+            if (problem != ECDSA.RecoverError.NoError || account <= last) return false;
+            if (!isSigner(abi.encodePacked(account))) return false;
+            last = account;
+        }
+        return true;
     }
 
     /// @dev Operators in strictly ascending order of keccak256(signer), so that none counts twice.

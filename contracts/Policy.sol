@@ -210,6 +210,20 @@ abstract contract Policy is Governance {
         if (payee.counts()) _payees[to] = _payees[to].sub(amount, payee);
     }
 
+    /* QUORUM: OpenZeppelin's threshold, kept in the word that every payment loads */
+
+    function threshold() public view override returns (uint64) {
+        return uint64(_wallet.threshold());
+    }
+
+    function _setThreshold(uint64 count) internal override {
+        require(count != 0, MultiSignerERC7913ZeroThreshold());
+        require(count <= MAX_OPERATORS, InvalidChange());
+        _wallet = _wallet.withThreshold(count);
+        _validateReachableThreshold();
+        emit ERC7913ThresholdSet(count);
+    }
+
     /* CHANGES */
 
     function _isAgent(address account) internal view override returns (bool) {

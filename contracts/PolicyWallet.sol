@@ -89,7 +89,9 @@ contract PolicyWallet is Policy {
         Agent storage words = _agents[agent];
         Account memory account = _load(words, agent, 0);
         _requireStanding(account);
-        _spend(words, account, to, amount, context, 0);
+        _spend(words, account, to, amount, 0);
+        emit Paid(agent, to, amount, account.policy.version(), context);
+        require(_transfer(to, amount), TransferFailed());
     }
 
     /// @inheritdoc IPolicyWallet
@@ -116,8 +118,9 @@ contract PolicyWallet is Policy {
         uint256 current = account.policy.version();
         require(policyVersion == current, PolicyVersionChanged(policyVersion, current));
         _requireQuorum(digest, quorum);
-        _spend(words, account, to, amount, context, overrides);
-        emit Approved(agent, nonce, overrides);
+        _spend(words, account, to, amount, overrides);
+        emit Approved(agent, nonce, to, amount, overrides, policyVersion, context);
+        require(_transfer(to, amount), TransferFailed());
     }
 
     /// @inheritdoc IPolicyWallet
@@ -183,21 +186,15 @@ contract PolicyWallet is Policy {
         _revert(abi.encodeWithSelector(reason, detail));
     }
 
-    function _spend(
-        Agent storage words,
-        Account memory account,
-        address to,
-        uint256 amount,
-        bytes32 context,
-        uint256 overrides
-    ) private {
+    /// @dev Judges and books. The caller emits and pays: the token is called last.
+    function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
+        private
+    {
         PayeeRecord payee = _payees[to];
         (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
         if (reason != 0) _revert(abi.encodeWithSelector(reason, amount, left));
         if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
         _store(words, account, amount);
-        emit Paid(account.agent, to, amount, account.policy.version(), context);
-        require(_transfer(to, amount), TransferFailed());
     }
 
     function _revert(bytes memory reason) private pure {
