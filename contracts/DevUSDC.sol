@@ -31,6 +31,8 @@ contract DevUSDC is ERC20, IERC20Permit, IERC3009, IERC3009Cancel, EIP712, Nonce
     /// @notice Holds the owner's address: bytes32(uint256(keccak256("bursar.DevUSDC.owner")) - 1).
     bytes32 public constant OWNER_SLOT = 0x205ddcc22376755ec01447e151f1640d47a0799863f02bf6f02ba450e50b09b0;
 
+    uint256 private constant BLOCKED = 1 << 255;
+
     bytes32 public constant PERMIT_TYPEHASH =
         keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
     bytes32 public constant TRANSFER_WITH_AUTHORIZATION_TYPEHASH = keccak256(
@@ -44,7 +46,11 @@ contract DevUSDC is ERC20, IERC20Permit, IERC3009, IERC3009Cancel, EIP712, Nonce
 
     /* STORAGE */
 
-    mapping(address account => bool) private _blacklist;
+    /// @dev An account's word, as in FiatTokenV2_2: one load answers for balance and block.
+    ///  0                                  255       256
+    ///  | balance u255                      | blocked |
+    mapping(address account => uint256) private _words;
+    uint256 private _supply;
     mapping(address authorizer => mapping(bytes32 nonce => bool)) private _authorizationUsed;
 
     /* EVENTS AND ERRORS */
@@ -118,18 +124,18 @@ contract DevUSDC is ERC20, IERC20Permit, IERC3009, IERC3009Cancel, EIP712, Nonce
 
     /// @notice From now on `account` can neither send, receive, approve nor spend an allowance.
     function blacklist(address account) external onlyOwner {
-        _blacklist[account] = true;
+        _words[account] |= BLOCKED;
         emit Blacklisted(account);
     }
 
     function unBlacklist(address account) external onlyOwner {
-        _blacklist[account] = false;
+        _words[account] &= ~BLOCKED;
         emit UnBlacklisted(account);
     }
 
     /// @notice The token itself is always blocked, as Circle's is since V2_1: nothing can get stuck in it.
     function isBlacklisted(address account) public view returns (bool) {
-        return account == address(this) || _blacklist[account];
+        return account == address(this) || _words[account] & BLOCKED != 0;
     }
 
     /* EIP-2612 */
@@ -263,11 +269,32 @@ contract DevUSDC is ERC20, IERC20Permit, IERC3009, IERC3009Cancel, EIP712, Nonce
 
     /* PAUSE AND BLOCKLIST ON EVERY PATH */
 
-    /// @dev Every mint and transfer. A mint has no sender to ask about.
+    function totalSupply() public view override returns (uint256) {
+        return _supply;
+    }
+
+    function balanceOf(address account) public view override returns (uint256) {
+        return _words[account] & ~BLOCKED;
+    }
+
+    /// @dev Every mint and transfer: OpenZeppelin's, with the block in the word that is loaded anyway. Nothing is
+    /// burnt: OpenZeppelin refuses address 0 as a receiver before it gets here.
     function _update(address from, address to, uint256 value) internal override whenNotPaused {
-        if (from != address(0)) _requireNotBlacklisted(from);
-        _requireNotBlacklisted(to);
-        super._update(from, to, value);
+        if (from == address(0)) {
+            _supply += value;
+            require(_supply < BLOCKED, ERC20InvalidReceiver(to));
+        } else {
+            uint256 held = _unblockedBalance(from);
+            require(held >= value, ERC20InsufficientBalance(from, held, value));
+            _words[from] = held - value;
+        }
+        _words[to] = _unblockedBalance(to) + value;
+        emit Transfer(from, to, value);
+    }
+
+    function _unblockedBalance(address account) private view returns (uint256 balance) {
+        balance = _words[account];
+        require(balance & BLOCKED == 0 && account != address(this), AccountBlacklisted(account));
     }
 
     function _approve(address holder, address spender, uint256 value, bool emitEvent) internal override whenNotPaused {

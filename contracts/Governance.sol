@@ -24,12 +24,12 @@ import {IPolicyChanges, IPolicyWallet} from "./interfaces/IPolicyWallet.sol";
 abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
     /* CONSTANTS */
 
-    /// @notice How long a change may be run once its delay is over, in seconds.
-    uint256 public constant EXECUTION_WINDOW = 30 days;
-    /// @notice The delay that gives a kind of change up for ever.
-    uint32 public constant ABDICATED = type(uint32).max;
-    /// @notice Bounds the work of a quorum check.
-    uint256 public constant MAX_OPERATORS = 32;
+    /// @dev How long a change may be run once its delay is over, in seconds.
+    uint256 internal constant EXECUTION_WINDOW = 30 days;
+    /// @dev The delay that gives a kind of change up for ever.
+    uint32 internal constant ABDICATED = type(uint32).max;
+    /// @dev Bounds the work of a quorum check.
+    uint256 internal constant MAX_OPERATORS = 32;
 
     bytes32 private constant CHANGE_TYPEHASH = keccak256("Change(bytes change,uint256 nonce,uint256 deadline)");
     bytes32 private constant TIGHTEN_TYPEHASH = keccak256("Tighten(bytes change,uint256 nonce,uint256 deadline)");
@@ -43,18 +43,14 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
         uint32 length; // seconds
     }
 
+    struct NonceWord {
+        uint256 used; // one bit for each of 256 nonces
+    }
+
     mapping(bytes4 selector => Delay) private _delays;
     /// @dev keccak256(change) => unix seconds from which it may run; 0: not pending.
     mapping(bytes32 id => uint256) private _readyAt;
-    mapping(address account => mapping(uint256 wordIndex => uint256)) private _nonces;
-
-    /// @dev Set while a batch runs, which writes its counters twice.
-    bool internal transient _locked;
-
-    modifier whenUnlocked() {
-        require(!_locked, Locked());
-        _;
-    }
+    mapping(address account => mapping(uint256 wordIndex => NonceWord)) private _nonces;
 
     /* CONSTRUCTOR */
 
@@ -127,8 +123,7 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
         address account = address(uint160(uint256(keccak256(signer))));
         require(isSigner(signer), NotOperator(account));
         _useNonce(account, nonce);
-        bytes32 digest =
-            _hashTypedDataV4(keccak256(abi.encode(TIGHTEN_TYPEHASH, keccak256(change), nonce, deadline)));
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(TIGHTEN_TYPEHASH, keccak256(change), nonce, deadline)));
         require(_isSignatureOf(signer, digest, signature), InvalidSignature());
         _tighten(change);
     }
@@ -164,7 +159,7 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
     /* WHAT CAN CHANGE */
 
     /// @dev Runs `change`. `alone`: on the authority of one operator, so that it must only tighten.
-    function _apply(bytes memory change, bool alone) internal whenUnlocked {
+    function _apply(bytes memory change, bool alone) internal {
         bytes4 selector = bytes4(change);
         require(_delays[selector].known, UnknownChange(selector));
         bytes memory arguments = _arguments(change);
@@ -228,8 +223,29 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
 
     /* SIGNATURES */
 
+    /// @dev Two forms. Where every co-signer is a plain account: its EIP-2098 signatures, 64 bytes each, in strictly
+    /// ascending order of the accounts. Otherwise OpenZeppelin's, whose first word is an offset of 0x40; no signature
+    /// starts like that, since nobody knows a nonce whose point has that coordinate.
     function _requireQuorum(bytes32 digest, bytes calldata quorum) internal view {
-        require(_rawSignatureValidation(digest, quorum), InvalidQuorum());
+        bool signed = quorum.length > 31 && uint256(bytes32(quorum)) != 0x40
+            ? _signedByAccounts(digest, quorum)
+            : _rawSignatureValidation(digest, quorum);
+        require(signed, InvalidQuorum());
+    }
+
+    function _signedByAccounts(bytes32 digest, bytes calldata signatures) private view returns (bool) {
+        uint256 count = signatures.length / 64;
+        if (count < threshold() || signatures.length % 64 != 0) return false;
+        address last;
+        for (uint256 i; i < count; ++i) {
+            bytes32 r = bytes32(signatures[64 * i:]);
+            bytes32 vs = bytes32(signatures[64 * i + 32:]);
+            (address account, ECDSA.RecoverError problem,) = ECDSA.tryRecover(digest, r, vs);
+            if (problem != ECDSA.RecoverError.NoError || account <= last) return false;
+            if (!isSigner(abi.encodePacked(account))) return false;
+            last = account;
+        }
+        return true;
     }
 
     /// @dev Operators in strictly ascending order of keccak256(signer), so that none counts twice.
@@ -251,11 +267,7 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
     }
 
     /// @dev An account's own key first: that needs no look at the account's code.
-    function _isSignatureOf(bytes memory signer, bytes32 digest, bytes calldata signature)
-        private
-        view
-        returns (bool)
-    {
+    function _isSignatureOf(bytes memory signer, bytes32 digest, bytes calldata signature) private view returns (bool) {
         if (signer.length == 20) {
             (address recovered, ECDSA.RecoverError problem,) = ECDSA.tryRecoverCalldata(digest, signature);
             if (problem == ECDSA.RecoverError.NoError && recovered == address(bytes20(signer))) return true;
@@ -276,15 +288,16 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
     }
 
     function _useNonce(address account, uint256 nonce) internal {
+        NonceWord storage word = _nonces[account][nonce >> 8];
+        uint256 used = word.used;
         uint256 bit = 1 << (nonce & 0xff);
-        uint256 word = _nonces[account][nonce >> 8];
-        require(word & bit == 0, NonceUsed(nonce));
-        _nonces[account][nonce >> 8] = word | bit;
+        require(used & bit == 0, NonceUsed(nonce));
+        word.used = used | bit;
     }
 
     /// @inheritdoc IPolicyWallet
     function nonceUsed(address account, uint256 nonce) public view returns (bool) {
-        return _nonces[account][nonce >> 8] & 1 << (nonce & 0xff) != 0;
+        return _nonces[account][nonce >> 8].used & 1 << (nonce & 0xff) != 0;
     }
 
     /* VIEWS */

@@ -4,7 +4,7 @@ pragma solidity ^0.8.30;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Governance} from "./Governance.sol";
 import {AgentLimits, IPolicyChanges, IPolicyWallet, PayeeLimits} from "./interfaces/IPolicyWallet.sol";
-import {AgentPolicy} from "./types/AgentPolicy.sol";
+import {AgentPolicy, BUDGET_ON, DAY_ON, MONTH_ON} from "./types/AgentPolicy.sol";
 import {Budget} from "./types/Budget.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
 import {Ring} from "./types/Ring.sol";
@@ -13,15 +13,15 @@ import {WalletState, WalletStateLib} from "./types/WalletState.sol";
 /// @title Policy
 /// @notice The limits, the one judgement over them, the one routine that books, and how operators set them.
 ///
-/// @dev Every door goes: `_load` (all words an agent's payment needs, rolled to now), `_judge` (which limit refuses,
-/// if any), `_book` and `_bookPayee` (in memory, and the payee's word), `_store` (the words), and only then USDC.
+/// @dev Every door goes: `_load` (all words that a payment of the agent needs, rolled to now), `_judge` (which limit
+/// refuses, if any), `_storePayee` and `_store` (the words), and only then USDC.
 abstract contract Policy is Governance {
     /* CONSTANTS */
 
-    /// @notice Steps of the windows in seconds: an agent's day (4 steps), its 30 days (4), the wallet's day (3).
-    uint256 public constant DAY_STEP = 6 hours;
-    uint256 public constant MONTH_STEP = 7.5 days;
-    uint256 public constant WALLET_STEP = 8 hours;
+    /// @dev Steps of the windows in seconds: an agent's day (4 steps), its 30 days (4), the wallet's day (3).
+    uint256 internal constant DAY_STEP = 6 hours;
+    uint256 internal constant MONTH_STEP = 7.5 days;
+    uint256 internal constant WALLET_STEP = 8 hours;
 
     uint256 internal constant PAST_CEILING = 1;
     uint256 internal constant PAST_PAYEE = 2;
@@ -29,22 +29,29 @@ abstract contract Policy is Governance {
     uint256 internal constant PAST_WALLET_CAP = 8;
     uint256 internal constant ALL_OVERRIDES = 15;
 
+    /// @dev Beside DAY_ON, MONTH_ON and BUDGET_ON in `Account.on`.
+    uint256 private constant WALLET_ON = 1;
+
     /// @notice The one token of this wallet.
     IERC20 public immutable USDC;
 
     /* STORAGE */
 
+    struct Agent {
+        AgentPolicy policy;
+        Ring day;
+        Ring month;
+        Budget budget;
+    }
+
     WalletState private _wallet;
-    mapping(address agent => AgentPolicy) private _policies;
-    mapping(address agent => Ring) private _days;
-    mapping(address agent => Ring) private _months;
-    mapping(address agent => Budget) private _budgets;
+    mapping(address agent => Agent) internal _agents;
     mapping(address payee => PayeeRecord) internal _payees;
 
     /// @inheritdoc IPolicyWallet
     bytes32 public policyHash;
 
-    /// @dev What a payment of one agent is judged by. A word whose limit is off or overridden is not loaded.
+    /// @dev What the payments of one agent are judged by. A word whose limit is off or overridden is not loaded.
     struct Account {
         address agent;
         AgentPolicy policy;
@@ -52,37 +59,59 @@ abstract contract Policy is Governance {
         Ring day;
         Ring month;
         Budget budget;
-        bool dayOn;
-        bool monthOn;
-        bool budgetOn;
-        bool walletOn;
+        uint256 on; // the limits with a counter that are on and not overridden
+        uint256 left; // the smallest room among them
+        uint256 booked; // items of a batch judged so far, not yet in the words
     }
 
     /* JUDGING */
 
-    function _load(address agent, uint256 overrides) internal view returns (Account memory account) {
-        AgentPolicy policy = _policies[agent];
+    function _load(Agent storage words, address agent, uint256 overrides)
+        internal
+        view
+        returns (Account memory account)
+    {
+        AgentPolicy policy = words.policy;
         WalletState wallet = _wallet;
+        uint256 on = overrides & PAST_AGENT_CAPS == 0 ? policy.on() : 0;
+        uint256 left = type(uint256).max;
+        if (on & DAY_ON != 0) {
+            Ring day = words.day.roll(block.timestamp / DAY_STEP);
+            account.day = day;
+            left = _room(policy.dayCap(), day.spent());
+        }
+        if (on & MONTH_ON != 0) {
+            Ring month = words.month.roll(block.timestamp / MONTH_STEP);
+            account.month = month;
+            left = _min(left, _room(policy.monthCap(), month.spent()));
+        }
+        if (on & BUDGET_ON != 0) {
+            Budget budget = words.budget;
+            account.budget = budget;
+            left = _min(left, _room(budget.limit(), budget.spent()));
+        }
+        if (wallet.capOn() && overrides & PAST_WALLET_CAP == 0) {
+            on |= WALLET_ON;
+            wallet = wallet.roll(block.timestamp / WALLET_STEP);
+            left = _min(left, _room(wallet.cap(), wallet.spent()));
+        }
         account.agent = agent;
         account.policy = policy;
         account.wallet = wallet;
-        if (overrides & PAST_AGENT_CAPS == 0) {
-            if (account.dayOn = policy.dayOn()) account.day = _days[agent].roll(block.timestamp / DAY_STEP);
-            if (account.monthOn = policy.monthOn()) account.month = _months[agent].roll(block.timestamp / MONTH_STEP);
-            if (account.budgetOn = policy.budgetOn()) account.budget = _budgets[agent];
-        }
-        if (overrides & PAST_WALLET_CAP == 0 && (account.walletOn = wallet.capOn())) {
-            account.wallet = wallet.roll(block.timestamp / WALLET_STEP);
-        }
+        account.on = on;
+        account.left = left;
     }
 
     /// @dev Whether the agent may pay at all. Nothing overrides this. `detail`: the error's argument.
     function _standing(Account memory account) internal view returns (bytes4 reason, uint256 detail) {
         AgentPolicy policy = account.policy;
-        if (account.wallet.frozen()) return (WalletFrozen.selector, 0);
+        WalletState wallet = account.wallet;
+        // An agent that was never set has expired, too.
+        if (!wallet.frozen() && !policy.frozen() && block.timestamp < policy.expiry()) return (0, 0);
+        if (wallet.frozen()) return (WalletFrozen.selector, 0);
         if (!policy.exists()) return (AgentInactive.selector, uint160(account.agent));
         if (policy.frozen()) return (AgentFrozen.selector, uint160(account.agent));
-        if (block.timestamp >= policy.expiry()) return (AgentExpired.selector, policy.expiry());
+        return (AgentExpired.selector, policy.expiry());
     }
 
     /// @dev The first limit that refuses, from the payment outwards: amount, payee, ceiling, the agent's caps, the
@@ -93,11 +122,14 @@ abstract contract Policy is Governance {
         returns (bytes4 reason, uint256 left)
     {
         if (amount == 0) return (ZeroAmount.selector, 0);
-        if (_isReserved(to) || to == account.agent) return (PayeeNotAllowed.selector, 0);
-        if (overrides & PAST_PAYEE == 0) {
+        if (to == account.agent) return (PayeeNotAllowed.selector, 0);
+        if (overrides & PAST_PAYEE != 0) {
+            if (_isReserved(to)) return (PayeeNotAllowed.selector, 0);
+        } else {
+            // A reserved address is never registered.
             if (payee.categories() & account.policy.categories() == 0) return (PayeeNotAllowed.selector, 0);
             if (payee.counts()) {
-                left = _payeeRoom(payee);
+                left = payee.cap() == type(uint48).max ? type(uint256).max : _room(payee.cap(), payee.spent());
                 if (amount > left) return (PayeeCapExceeded.selector, left);
                 left = payee.lastPaid() + payee.cooldown();
                 if (payee.cooldown() != 0 && block.timestamp < left) return (PayeeCoolingDown.selector, left);
@@ -105,23 +137,33 @@ abstract contract Policy is Governance {
         }
         left = account.policy.ceiling();
         if (amount > left && overrides & PAST_CEILING == 0) return (CeilingExceeded.selector, left);
-        if (account.dayOn) {
-            left = _room(account.policy.dayCap(), account.day.spent());
-            if (amount > left) return (DayCapExceeded.selector, left);
-        }
-        if (account.monthOn) {
-            left = _room(account.policy.monthCap(), account.month.spent());
-            if (amount > left) return (MonthCapExceeded.selector, left);
-        }
-        if (account.budgetOn) {
-            left = _room(account.budget.limit(), account.budget.spent());
-            if (amount > left) return (BudgetExceeded.selector, left);
-        }
-        if (account.walletOn) {
-            left = _room(account.wallet.cap(), account.wallet.spent());
-            if (amount > left) return (WalletCapExceeded.selector, left);
-        }
-        left = 0;
+        if (amount > account.left) return _tightest(account, amount);
+        return (0, 0);
+    }
+
+    /// @dev Names the first of the limits with a counter that has no room for `amount`.
+    function _tightest(Account memory account, uint256 amount) private pure returns (bytes4, uint256) {
+        (uint256 day, uint256 month, uint256 budget, uint256 wallet) = _rooms(account);
+        if (amount > day) return (DayCapExceeded.selector, day);
+        if (amount > month) return (MonthCapExceeded.selector, month);
+        if (amount > budget) return (BudgetExceeded.selector, budget);
+        return (WalletCapExceeded.selector, wallet);
+    }
+
+    /// @dev Room of each limit with a counter after what is booked; type(uint256).max where it is off.
+    function _rooms(Account memory account)
+        private
+        pure
+        returns (uint256 day, uint256 month, uint256 budget, uint256 wallet)
+    {
+        AgentPolicy policy = account.policy;
+        uint256 on = account.on;
+        uint256 booked = account.booked;
+        day = month = budget = wallet = type(uint256).max;
+        if (on & DAY_ON != 0) day = _room(policy.dayCap(), account.day.spent() + booked);
+        if (on & MONTH_ON != 0) month = _room(policy.monthCap(), account.month.spent() + booked);
+        if (on & BUDGET_ON != 0) budget = _room(account.budget.limit(), account.budget.spent() + booked);
+        if (on & WALLET_ON != 0) wallet = _room(account.wallet.cap(), account.wallet.spent() + booked);
     }
 
     /// @dev Addresses that are never paid, whatever the registry or the quorum says.
@@ -135,42 +177,57 @@ abstract contract Policy is Governance {
         }
     }
 
-    function _payeeRoom(PayeeRecord payee) private pure returns (uint256) {
-        return payee.cap() == type(uint48).max ? type(uint256).max : _room(payee.cap(), payee.spent());
+    function _min(uint256 a, uint256 b) private pure returns (uint256) {
+        return a < b ? a : b;
     }
 
     /* BOOKING */
 
-    function _book(Account memory account, uint256 amount) internal pure {
-        if (account.dayOn) account.day = account.day.add(amount);
-        if (account.monthOn) account.month = account.month.add(amount);
-        if (account.budgetOn) account.budget = account.budget.add(amount);
-        if (account.walletOn) account.wallet = account.wallet.add(amount);
-    }
-
-    /// @dev Takes back what `_book` booked in the same block.
-    function _unbook(Account memory account, uint256 amount) internal pure {
-        if (account.dayOn) account.day = account.day.sub(amount);
-        if (account.monthOn) account.month = account.month.sub(amount);
-        if (account.budgetOn) account.budget = account.budget.sub(amount);
-        if (account.walletOn) account.wallet = account.wallet.sub(amount);
-    }
-
-    function _bookPayee(address to, PayeeRecord payee, uint256 amount) internal {
+    function _storePayee(PayeeRecord payee, address to, uint256 amount) internal {
         if (payee.counts()) _payees[to] = payee.add(amount, block.timestamp);
     }
 
-    function _store(Account memory account) internal {
-        if (account.dayOn) _days[account.agent] = account.day;
-        if (account.monthOn) _months[account.agent] = account.month;
-        if (account.budgetOn) _budgets[account.agent] = account.budget;
-        if (account.walletOn) _wallet = account.wallet;
+    /// @dev Adds `amount` to the words as they were loaded.
+    function _store(Agent storage words, Account memory account, uint256 amount) internal {
+        uint256 on = account.on;
+        if (on & DAY_ON != 0) words.day = account.day.add(amount);
+        if (on & MONTH_ON != 0) words.month = account.month.add(amount);
+        if (on & BUDGET_ON != 0) words.budget = account.budget.add(amount);
+        if (on & WALLET_ON != 0) _wallet = account.wallet.add(amount);
+    }
+
+    /// @dev Takes `amount`, stored in this same block, off the words as they are now, whatever happened in between.
+    function _unstore(Agent storage words, Account memory account, uint256 amount) internal {
+        uint256 on = account.on;
+        if (on & DAY_ON != 0) words.day = words.day.sub(amount);
+        if (on & MONTH_ON != 0) words.month = words.month.sub(amount);
+        if (on & BUDGET_ON != 0) words.budget = words.budget.sub(amount);
+        if (on & WALLET_ON != 0) _wallet = _wallet.sub(amount);
+    }
+
+    /// @dev The same for a payee, whom the payment had found as `payee`.
+    function _unstorePayee(PayeeRecord payee, address to, uint256 amount) internal {
+        if (payee.counts()) _payees[to] = _payees[to].sub(amount, payee);
+    }
+
+    /* QUORUM: OpenZeppelin's threshold, kept in the word that every payment loads */
+
+    function threshold() public view override returns (uint64) {
+        return uint64(_wallet.threshold());
+    }
+
+    function _setThreshold(uint64 count) internal override {
+        require(count != 0, MultiSignerERC7913ZeroThreshold());
+        require(count <= MAX_OPERATORS, InvalidChange());
+        _wallet = _wallet.withThreshold(count);
+        _validateReachableThreshold();
+        emit ERC7913ThresholdSet(count);
     }
 
     /* CHANGES */
 
     function _isAgent(address account) internal view override returns (bool) {
-        return _policies[account].exists();
+        return _agents[account].policy.exists();
     }
 
     function _applyPolicy(bytes4 selector, bytes memory arguments, bool alone) internal override {
@@ -201,9 +258,10 @@ abstract contract Policy is Governance {
     function _setAgent(address agent, AgentLimits memory limits, bool alone) private {
         require(!_isReserved(agent), InvalidChange());
         require(!isSigner(abi.encodePacked(agent)), RoleConflict(agent));
-        AgentPolicy previous = _policies[agent];
+        Agent storage words = _agents[agent];
+        AgentPolicy previous = words.policy;
         if (alone) {
-            AgentLimits memory old = _limits(agent, previous);
+            AgentLimits memory old = _limits(words);
             require(
                 previous.exists() && limits.ceiling <= old.ceiling && limits.dayCap <= old.dayCap
                     && limits.monthCap <= old.monthCap && limits.budget <= old.budget && limits.expiry <= old.expiry
@@ -212,8 +270,8 @@ abstract contract Policy is Governance {
             );
         }
         AgentPolicy policy = previous.replace(limits);
-        _policies[agent] = policy;
-        if (policy.budgetOn()) _budgets[agent] = _budgets[agent].withLimit(limits.budget);
+        words.policy = policy;
+        if (policy.on() & BUDGET_ON != 0) words.budget = words.budget.withLimit(limits.budget);
         emit AgentChanged(agent, policy.version(), limits);
     }
 
@@ -247,7 +305,7 @@ abstract contract Policy is Governance {
             _wallet = _wallet.withFrozen(on);
         } else {
             require(_isAgent(agent), AgentInactive(agent));
-            _policies[agent] = _policies[agent].withFrozen(on);
+            _agents[agent].policy = _agents[agent].policy.withFrozen(on);
         }
         emit Frozen(agent, on);
     }
@@ -263,9 +321,13 @@ abstract contract Policy is Governance {
     /// @dev True iff the token answered with exactly one word, 1. Copies no more of the answer than that.
     function _transfer(address to, uint256 amount) internal returns (bool paid) {
         address token = address(USDC);
-        bytes memory data = abi.encodeCall(IERC20.transfer, (to, amount));
+        bytes4 selector = IERC20.transfer.selector;
         assembly ("memory-safe") {
-            paid := call(gas(), token, 0, add(data, 0x20), mload(data), 0, 0x20)
+            let data := mload(0x40)
+            mstore(data, selector)
+            mstore(add(data, 0x04), shr(96, shl(96, to)))
+            mstore(add(data, 0x24), amount)
+            paid := call(gas(), token, 0, data, 0x44, 0, 0x20)
             paid := and(paid, and(eq(returndatasize(), 0x20), eq(mload(0), 1)))
         }
     }
@@ -278,16 +340,19 @@ abstract contract Policy is Governance {
         view
         returns (AgentLimits memory limits, uint256 version, bool frozen)
     {
-        AgentPolicy policy = _policies[agent];
-        return (_limits(agent, policy), policy.version(), policy.frozen());
+        AgentPolicy policy = _agents[agent].policy;
+        return (_limits(_agents[agent]), policy.version(), policy.frozen());
     }
 
-    function _limits(address agent, AgentPolicy policy) private view returns (AgentLimits memory) {
+    function _limits(Agent storage words) private view returns (AgentLimits memory) {
+        AgentPolicy policy = words.policy;
+        uint64 budget = policy.exists() ? type(uint64).max : 0;
+        if (policy.on() & BUDGET_ON != 0) budget = uint64(words.budget.limit());
         return AgentLimits({
             ceiling: uint48(policy.ceiling()),
             dayCap: uint48(policy.dayCap()),
             monthCap: uint48(policy.monthCap()),
-            budget: policy.budgetOn() ? uint64(_budgets[agent].limit()) : policy.exists() ? type(uint64).max : 0,
+            budget: budget,
             expiry: uint40(policy.expiry()),
             categories: uint16(policy.categories())
         });
@@ -306,13 +371,7 @@ abstract contract Policy is Governance {
 
     /// @inheritdoc IPolicyWallet
     function room(address agent) external view returns (uint256 day, uint256 month, uint256 budget, uint256 wallet) {
-        Account memory account = _load(agent, 0);
-        AgentPolicy policy = account.policy;
-        day = month = budget = wallet = type(uint256).max;
-        if (account.dayOn) day = _room(policy.dayCap(), account.day.spent());
-        if (account.monthOn) month = _room(policy.monthCap(), account.month.spent());
-        if (account.budgetOn) budget = _room(account.budget.limit(), account.budget.spent());
-        if (account.walletOn) wallet = _room(account.wallet.cap(), account.wallet.spent());
+        return _rooms(_load(_agents[agent], agent, 0));
     }
 
     /// @inheritdoc IPolicyWallet
@@ -321,7 +380,7 @@ abstract contract Policy is Governance {
         view
         returns (bytes4 reason, uint256 left)
     {
-        Account memory account = _load(agent, overrides);
+        Account memory account = _load(_agents[agent], agent, overrides);
         (reason, left) = _standing(account);
         if (reason == 0) (reason, left) = _judge(account, _payees[to], to, amount, overrides);
     }

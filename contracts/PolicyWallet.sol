@@ -2,7 +2,6 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {Governance} from "./Governance.sol";
 import {Policy} from "./Policy.sol";
 import {Batch, IPolicyWallet} from "./interfaces/IPolicyWallet.sol";
@@ -36,17 +35,20 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 /// TIMELOCK. See `Governance`. Loosening waits, tightening is instant; a payment in the same block as a freeze may
 /// still precede it, bounded by the caps.
 ///
-/// RE-ENTRANCY. Counters are written before the token is called. `payBatch` corrects them after failed transfers, so
-/// while it runs every other way to move money or counters is locked.
+/// RE-ENTRANCY. Counters are written before the token is called. What `payBatch` takes back after a failed transfer it
+/// takes off the words as they are then, so that a call in between would find and leave true counters.
 contract PolicyWallet is Policy {
     /* CONSTANTS */
 
-    /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825).
+    /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
+    /// one batch within a 256-bit map.
     uint256 public constant MAX_ITEMS = 200;
 
-    bytes32 private constant PAYMENT_TYPEHASH = keccak256(
-        "Payment(address agent,address to,uint256 amount,uint256 nonce,uint256 deadline,bytes32 context)"
-    );
+    /// @dev Half of secp256k1's group order: above it, s has a low twin.
+    uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
+
+    bytes32 private constant PAYMENT_TYPEHASH =
+        keccak256("Payment(address agent,address to,uint256 amount,uint256 nonce,uint256 deadline,bytes32 context)");
     bytes32 private constant APPROVED_TYPEHASH = keccak256(
         "ApprovedPayment(address agent,address to,uint256 amount,uint256 nonce,uint256 deadline,bytes32 context,uint256 overrides,uint256 policyVersion)"
     );
@@ -82,20 +84,14 @@ contract PolicyWallet is Policy {
         bytes32 context,
         bytes32 r,
         bytes32 vs
-    ) external whenUnlocked {
-        _admit(
-            agent,
-            nonce,
-            deadline,
-            _hashTypedDataV4(
-                keccak256(abi.encode(PAYMENT_TYPEHASH, agent, to, amount, nonce, deadline, context))
-            ),
-            r,
-            vs
-        );
-        Account memory account = _load(agent, 0);
+    ) external {
+        _admit(agent, nonce, deadline, _hashHead(PAYMENT_TYPEHASH, 6), r, vs);
+        Agent storage words = _agents[agent];
+        Account memory account = _load(words, agent, 0);
         _requireStanding(account);
-        _spend(account, to, amount, context, 0);
+        _spend(words, account, to, amount, 0);
+        emit Paid(agent, to, amount, account.policy.version(), context);
+        require(_transfer(to, amount), TransferFailed());
     }
 
     /// @inheritdoc IPolicyWallet
@@ -111,39 +107,33 @@ contract PolicyWallet is Policy {
         bytes32 r,
         bytes32 vs,
         bytes calldata quorum
-    ) external whenUnlocked {
+    ) external {
         require(overrides != 0, NothingToOverride());
         require(overrides <= ALL_OVERRIDES, InvalidChange());
-        bytes32 digest = _hashTypedDataV4(
-            keccak256(
-                abi.encode(
-                    APPROVED_TYPEHASH, agent, to, amount, nonce, deadline, context, overrides, policyVersion
-                )
-            )
-        );
+        bytes32 digest = _hashHead(APPROVED_TYPEHASH, 8);
         _admit(agent, nonce, deadline, digest, r, vs);
-        Account memory account = _load(agent, overrides);
+        Agent storage words = _agents[agent];
+        Account memory account = _load(words, agent, overrides);
         _requireStanding(account);
         uint256 current = account.policy.version();
         require(policyVersion == current, PolicyVersionChanged(policyVersion, current));
         _requireQuorum(digest, quorum);
-        _spend(account, to, amount, context, overrides);
-        emit Approved(agent, nonce, overrides);
+        _spend(words, account, to, amount, overrides);
+        emit Approved(agent, nonce, to, amount, overrides, policyVersion, context);
+        require(_transfer(to, amount), TransferFailed());
     }
 
     /// @inheritdoc IPolicyWallet
-    function payBatch(Batch[] calldata batches) external whenUnlocked {
+    function payBatch(Batch[] calldata batches) external {
         require(!walletFrozen(), WalletFrozen());
-        _locked = true;
         uint256 units;
         for (uint256 i; i < batches.length; ++i) {
             Batch calldata batch = batches[i];
             units += 1 + batch.items.length;
-            (bytes4 reason, Account memory account) = _admitBatch(batch, units);
-            if (reason == 0) _runBatch(batch, account);
-            else emit BatchSkipped(batch.agent, batch.nonce, reason);
+            bytes4 reason = _admitBatch(batch, units);
+            if (reason == 0) reason = _runBatch(batch);
+            if (reason != 0) emit BatchSkipped(batch.agent, batch.nonce, reason);
         }
-        _locked = false;
     }
 
     /* ONE PAYMENT */
@@ -155,26 +145,56 @@ contract PolicyWallet is Policy {
         require(_signed(agent, digest, r, vs), InvalidSignature());
     }
 
-    function _signed(address agent, bytes32 digest, bytes32 r, bytes32 vs) private pure returns (bool) {
-        (address recovered, ECDSA.RecoverError problem,) = ECDSA.tryRecover(digest, r, vs);
-        return problem == ECDSA.RecoverError.NoError && recovered == agent;
+    /// @dev Digest of a struct whose fields are the first `count` arguments of this call, all of one word, in order.
+    function _hashHead(bytes32 typehash, uint256 count) private view returns (bytes32 digest) {
+        bytes32 domain = _domainSeparatorV4();
+        assembly ("memory-safe") {
+            let data := mload(0x40)
+            let length := shl(5, count)
+            mstore(data, typehash)
+            calldatacopy(add(data, 0x20), 4, length)
+            let structHash := keccak256(data, add(length, 0x20))
+            mstore(data, shl(240, 0x1901))
+            mstore(add(data, 0x02), domain)
+            mstore(add(data, 0x22), structHash)
+            digest := keccak256(data, 0x42)
+        }
+    }
+
+    /// @dev EIP-2098, low s only; ecrecover's zero answer is nobody.
+    function _signed(address agent, bytes32 digest, bytes32 r, bytes32 vs) private view returns (bool) {
+        uint256 s = uint256(vs) & ~uint256(1 << 255);
+        if (s > HALF_ORDER) return false;
+        address recovered;
+        assembly ("memory-safe") {
+            let data := mload(0x40)
+            mstore(data, digest)
+            mstore(add(data, 0x20), add(27, shr(255, vs)))
+            mstore(add(data, 0x40), r)
+            mstore(add(data, 0x60), s)
+            mstore(0, 0) // the precompile returns nothing where it finds no signer
+            pop(staticcall(gas(), 1, data, 0x80, 0, 0x20))
+            recovered := mload(0)
+        }
+        return recovered != address(0) && recovered == agent;
     }
 
     function _requireStanding(Account memory account) private view {
         (bytes4 reason, uint256 detail) = _standing(account);
+        if (reason == 0) return;
         if (reason == WalletFrozen.selector) revert WalletFrozen();
-        if (reason != 0) _revert(abi.encodeWithSelector(reason, detail));
+        _revert(abi.encodeWithSelector(reason, detail));
     }
 
-    function _spend(Account memory account, address to, uint256 amount, bytes32 context, uint256 overrides) private {
+    /// @dev Judges and books. The caller emits and pays: the token is called last.
+    function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
+        private
+    {
         PayeeRecord payee = _payees[to];
         (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
         if (reason != 0) _revert(abi.encodeWithSelector(reason, amount, left));
-        _book(account, amount);
-        _store(account);
-        if (overrides & PAST_PAYEE == 0) _bookPayee(to, payee, amount);
-        emit Paid(account.agent, to, amount, account.policy.version(), context);
-        require(_transfer(to, amount), TransferFailed());
+        if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
+        _store(words, account, amount);
     }
 
     function _revert(bytes memory reason) private pure {
@@ -185,70 +205,93 @@ contract PolicyWallet is Policy {
 
     /* ONE BATCH */
 
-    /// @dev Uses the nonce if the batch may run, else says why not.
-    function _admitBatch(Batch calldata batch, uint256 units) private returns (bytes4 reason, Account memory account) {
-        if (batch.items.length == 0 || units > MAX_ITEMS) return (BatchLength.selector, account);
-        if (block.timestamp > batch.deadline) return (DeadlinePassed.selector, account);
-        if (nonceUsed(batch.agent, batch.nonce)) return (NonceUsed.selector, account);
-        bytes32 items = keccak256(abi.encodePacked(batch.items));
+    /// @dev Length, deadline, nonce and the agent's signature.
+    function _admitBatch(Batch calldata batch, uint256 units) private view returns (bytes4) {
+        bytes32[] calldata items = batch.items;
+        if (items.length == 0 || units > MAX_ITEMS) return BatchLength.selector;
+        if (block.timestamp > batch.deadline) return DeadlinePassed.selector;
+        if (nonceUsed(batch.agent, batch.nonce)) return NonceUsed.selector;
         bytes32 digest = _hashTypedDataV4(
             keccak256(
-                abi.encode(BATCH_TYPEHASH, batch.agent, batch.nonce, batch.deadline, batch.context, items)
+                abi.encode(
+                    BATCH_TYPEHASH,
+                    batch.agent,
+                    batch.nonce,
+                    batch.deadline,
+                    batch.context,
+                    keccak256(abi.encodePacked(items))
+                )
             )
         );
-        if (!_signed(batch.agent, digest, batch.r, batch.vs)) return (InvalidSignature.selector, account);
-        account = _load(batch.agent, 0);
-        (reason,) = _standing(account);
-        if (reason == 0) _useNonce(batch.agent, batch.nonce);
+        return _signed(batch.agent, digest, batch.r, batch.vs) ? bytes4(0) : InvalidSignature.selector;
     }
 
-    /// @dev Judges and books in list order, writes the words, pays, and takes the failed transfers off again.
-    function _runBatch(Batch calldata batch, Account memory account) private {
-        uint256 length = batch.items.length;
-        uint256[] memory amounts = new uint256[](length); // 0: skipped
-        PayeeRecord[] memory payees = new PayeeRecord[](length); // as each item found its payee
-        for (uint256 i; i < length; ++i) {
-            (address to, uint256 amount) = _split(batch.items[i]);
+    /// @dev Judges the items in list order, writes the words, pays, and takes the failed transfers off again.
+    function _runBatch(Batch calldata batch) private returns (bytes4 reason) {
+        Agent storage words = _agents[batch.agent];
+        Account memory account = _load(words, batch.agent, 0);
+        (reason,) = _standing(account);
+        if (reason != 0) return reason;
+        _useNonce(batch.agent, batch.nonce);
+
+        // With counters, as their items found them.
+        PayeeRecord[] memory payees = new PayeeRecord[](batch.items.length);
+        uint256 passed = _judgeItems(batch, account, payees);
+        _store(words, account, account.booked);
+        (uint256 count, uint256 failed) = _payItems(batch, passed, payees);
+        if (failed != 0) _unstore(words, account, failed);
+        emit BatchPaid(
+            batch.agent, batch.nonce, count, account.booked - failed, account.policy.version(), batch.context
+        );
+    }
+
+    /// @return passed bit i: item i passed, and its payee's word is written
+    function _judgeItems(Batch calldata batch, Account memory account, PayeeRecord[] memory payees)
+        private
+        returns (uint256 passed)
+    {
+        bytes32[] calldata items = batch.items;
+        for (uint256 i; i < items.length; ++i) {
+            (address to, uint256 amount) = _split(items[i]);
             PayeeRecord payee = _payees[to];
             (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, 0);
             if (reason != 0) {
                 emit ItemSkipped(batch.agent, batch.nonce, i, reason, left);
                 continue;
             }
-            _book(account, amount);
-            _bookPayee(to, payee, amount);
-            (amounts[i], payees[i]) = (amount, payee);
+            unchecked {
+                account.left -= amount; // amount <= left, by judgement
+                account.booked += amount; // 200 times 2^96 at most
+            }
+            passed |= 1 << i;
+            if (payee.counts()) {
+                payees[i] = payee;
+                _storePayee(payee, to, amount);
+            }
         }
-        _store(account);
-        (uint256 count, uint256 total) = _payItems(batch, account, amounts, payees);
-        emit BatchPaid(batch.agent, batch.nonce, count, total, account.policy.version(), batch.context);
     }
 
-    function _payItems(
-        Batch calldata batch,
-        Account memory account,
-        uint256[] memory amounts,
-        PayeeRecord[] memory payees
-    ) private returns (uint256 count, uint256 total) {
-        bool failed;
-        for (uint256 i; i < amounts.length; ++i) {
-            uint256 amount = amounts[i];
-            if (amount == 0) continue;
-            (address to,) = _split(batch.items[i]);
+    /// @return count transfers that went through
+    /// @return failed sum of those that did not
+    function _payItems(Batch calldata batch, uint256 passed, PayeeRecord[] memory payees)
+        private
+        returns (uint256 count, uint256 failed)
+    {
+        bytes32[] calldata items = batch.items;
+        for (uint256 i; i < items.length; ++i) {
+            if (passed & 1 << i == 0) continue;
+            (address to, uint256 amount) = _split(items[i]);
             uint256 gasBefore = gasleft();
             if (_transfer(to, amount)) {
                 ++count;
-                total += amount;
                 continue;
             }
             // A failure that ate nearly all gas is the relayer's, who gave too little, and not the item's.
             require(gasleft() > gasBefore / 8, OutOfGas());
-            failed = true;
-            _unbook(account, amount);
-            if (payees[i].counts()) _payees[to] = _payees[to].sub(amount, payees[i]);
+            failed += amount;
+            _unstorePayee(payees[i], to, amount);
             emit ItemSkipped(batch.agent, batch.nonce, i, TransferFailed.selector, 0);
         }
-        if (failed) _store(account);
     }
 
     function _split(bytes32 item) private pure returns (address to, uint256 amount) {

@@ -37,13 +37,21 @@ struct Batch {
 interface IPolicyWallet {
     /* PAYMENTS */
 
-    /// @notice A payment left the wallet. One event for each `pay` and `payApproved`.
+    /// @notice A payment left the wallet. One event for each `pay`.
     /// @param version the agent's policy version that allowed it
     /// @param context hash of the request's context (who asked, why, for whom)
     event Paid(address indexed agent, address indexed payee, uint256 amount, uint256 version, bytes32 context);
 
-    /// @notice A payment that the quorum let past `overrides`. Follows the `Paid` of the same payment.
-    event Approved(address indexed agent, uint256 indexed nonce, uint256 overrides);
+    /// @notice A payment that the quorum let past `overrides`. It stands in the place of `Paid`.
+    event Approved(
+        address indexed agent,
+        uint256 indexed nonce,
+        address indexed payee,
+        uint256 amount,
+        uint256 overrides,
+        uint256 version,
+        bytes32 context
+    );
 
     /// @notice One batch ran; USDC's own Transfer logs name the paid items.
     event BatchPaid(
@@ -91,7 +99,6 @@ interface IPolicyWallet {
     error WalletCapExceeded(uint256 asked, uint256 left);
     error TransferFailed();
     error OutOfGas(); // too little for a batch's transfers: nothing was paid, send it again with more
-    error Locked(); // called back while a batch runs
     error InvalidSignature();
     error InvalidQuorum();
     error DeadlinePassed(uint256 deadline);
@@ -135,7 +142,9 @@ interface IPolicyWallet {
     /// @notice Pays past the limits named in `overrides`, on the agent's and the quorum's signatures over one digest:
     /// `ApprovedPayment(address agent,address to,uint256 amount,uint256 nonce,uint256 deadline,bytes32 context,uint256 overrides,uint256 policyVersion)`.
     /// @param overrides 1 ceiling, 2 payee (registry, category, its cap and cooldown), 4 the agent's caps, 8 the wallet's cap
-    /// @param quorum `abi.encode(bytes[] signers, bytes[] signatures)`, signers in ascending order of their keccak256
+    /// @param quorum either 64-byte EIP-2098 signatures of plain accounts, in ascending order of the accounts; or,
+    /// with contracts or passkeys among the signers, `abi.encode(bytes[] signers, bytes[] signatures)` with the signers
+    /// in ascending order of their keccak256
     function payApproved(
         address agent,
         address to,
@@ -178,7 +187,10 @@ interface IPolicyWallet {
     /* VIEWS */
 
     function agentLimits(address agent) external view returns (AgentLimits memory limits, uint256 version, bool frozen);
-    function payeeLimits(address payee) external view returns (PayeeLimits memory limits, uint256 spent, uint256 lastPaid);
+    function payeeLimits(address payee)
+        external
+        view
+        returns (PayeeLimits memory limits, uint256 spent, uint256 lastPaid);
     /// @notice What `agent` may still spend now, each limit by itself; type(uint256).max where a limit is off.
     function room(address agent) external view returns (uint256 day, uint256 month, uint256 budget, uint256 wallet);
     /// @notice The judgement without the payment: (0, 0) if `pay` would pass its limits, else error selector and room.

@@ -28,7 +28,7 @@ library BudgetLib {
         }
     }
 
-    /// @dev Takes back what `add` booked.
+    /// @dev Takes back what `add` booked in the same step.
     function sub(Budget budget, uint256 amount) internal pure returns (Budget) {
         unchecked {
             return Budget.wrap(Budget.unwrap(budget) - (amount << SPENT_AT));

@@ -5,12 +5,12 @@ import {PayeeLimits} from "../interfaces/IPolicyWallet.sol";
 
 /// @dev One payee in one word: read by every payment to it, written only if it has a cap or a cooldown.
 ///
-///  0            16    64      112        144         184       256
-///  | categories | cap | spent | cooldown | last paid | reserve |
-///  |    u16     | u48 |  u48  |   u32    |    u40    |   u72   |
+///  0            16    64      112        144         184     192       256
+///  | categories | cap | spent | cooldown | last paid | flags | reserve |
+///  |    u16     | u48 |  u48  |   u32    |    u40    |  u8   |   u64   |
 ///
 /// Amounts in USDC base units, times in seconds. Cap 2^48-1: off, and `spent` stands still. Cooldown 0: off, and
-/// `last paid` stands still. Categories 0: not registered; `spent` and `last paid` stay for the day it comes back.
+/// `last paid` stands still. Flags: 1 cap or cooldown on. Categories 0: not registered; `spent` and `last paid` stay for the day it comes back.
 type PayeeRecord is uint256;
 
 using PayeeRecordLib for PayeeRecord global;
@@ -20,13 +20,15 @@ library PayeeRecordLib {
     uint256 private constant SPENT_AT = 64;
     uint256 private constant LAST_PAID_AT = 144;
     uint256 private constant COUNTERS = U48 << SPENT_AT | uint256(type(uint40).max) << LAST_PAID_AT;
+    uint256 private constant COUNTS = 1 << 184;
     uint256 private constant LAST_PAID = uint256(type(uint40).max) << LAST_PAID_AT;
 
     /// @dev New limits beside the old counters.
     function replace(PayeeRecord previous, PayeeLimits memory limits) internal pure returns (PayeeRecord) {
+        bool counted = limits.cap != U48 || limits.cooldown != 0;
         return PayeeRecord.wrap(
-            PayeeRecord.unwrap(previous) & COUNTERS | limits.categories | uint256(limits.cap) << 16
-                | uint256(limits.cooldown) << 112
+            PayeeRecord.unwrap(previous) & COUNTERS | (counted ? COUNTS : 0) | limits.categories | uint256(limits.cap)
+                << 16 | uint256(limits.cooldown) << 112
         );
     }
 
@@ -52,7 +54,7 @@ library PayeeRecordLib {
 
     /// @dev Whether a payment must write this word.
     function counts(PayeeRecord record) internal pure returns (bool) {
-        return record.cap() != U48 || record.cooldown() != 0;
+        return PayeeRecord.unwrap(record) & COUNTS != 0;
     }
 
     /// @dev Books a payment at `time`. The caller has checked spent + amount <= cap where there is a cap.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-/// @dev The whole wallet's freeze bit, cap and rolling window: one cold load for all of them.
+/// @dev The whole wallet's freeze bit, cap, rolling window and quorum: one cold load for all of them.
 ///
-///  0        50         100        150        200   232          248     256
-///  | step i | step i-1 | step i-2 | step i-3 | cap | i mod 2^16 | flags |
-///  |  u50   |   u50    |   u50    |   u50    | u32 |    u16     |  u8   |
+///  0        50         100        150        200   232          248     250         256
+///  | step i | step i-1 | step i-2 | step i-3 | cap | i mod 2^16 | flags | threshold |
+///  |  u50   |   u50    |   u50    |   u50    | u32 |    u16     |  u2   |    u6     |
 ///
 /// Lanes in USDC base units, the cap in whole USDC: at most 1,125,899,906, so that no lane overflows. T = 3 steps;
 /// the bound, the price and the wrap of the index are those of `Ring`. Flags: 1 frozen, 2 cap on.
@@ -27,6 +27,9 @@ library WalletStateLib {
     uint256 private constant INDEX_AT = 232;
     uint256 private constant FROZEN = 1 << 248;
     uint256 private constant CAP_ON = 1 << 249;
+    uint256 private constant THRESHOLD_AT = 250;
+    /// @dev Largest quorum that fits.
+    uint256 internal constant MAX_THRESHOLD = 63;
 
     /// @dev The word as it stands in step number `step`.
     function roll(WalletState state, uint256 step) internal pure returns (WalletState) {
@@ -90,5 +93,16 @@ library WalletStateLib {
     function withFrozen(WalletState state, bool on) internal pure returns (WalletState) {
         uint256 word = WalletState.unwrap(state);
         return WalletState.wrap(on ? word | FROZEN : word & ~FROZEN);
+    }
+
+    /// @dev How many operators are the quorum.
+    function threshold(WalletState state) internal pure returns (uint256) {
+        return WalletState.unwrap(state) >> THRESHOLD_AT;
+    }
+
+    /// @dev `count` is at most MAX_THRESHOLD.
+    function withThreshold(WalletState state, uint256 count) internal pure returns (WalletState) {
+        uint256 word = WalletState.unwrap(state) & ~(MAX_THRESHOLD << THRESHOLD_AT);
+        return WalletState.wrap(word | count << THRESHOLD_AT);
     }
 }

@@ -120,9 +120,7 @@ abstract contract BaseTest is Test {
 
     function _payApproved(Payment memory p, bytes memory quorum) internal {
         (bytes32 r, bytes32 vs) = vm.signCompact(agentKey, _digest(agent, p));
-        wallet.payApproved(
-            agent, p.to, p.amount, p.nonce, p.deadline, p.context, p.overrides, p.version, r, vs, quorum
-        );
+        wallet.payApproved(agent, p.to, p.amount, p.nonce, p.deadline, p.context, p.overrides, p.version, r, vs, quorum);
     }
 
     /// @dev Expects the next payment to be refused with what was asked and what was left.
@@ -142,8 +140,7 @@ abstract contract BaseTest is Test {
 
     function _signed(uint256 key, Batch memory b) internal view returns (Batch memory) {
         bytes32 items = keccak256(abi.encodePacked(b.items));
-        (b.r, b.vs) =
-            vm.signCompact(key, _typed(BATCH, abi.encode(b.agent, b.nonce, b.deadline, b.context, items)));
+        (b.r, b.vs) = vm.signCompact(key, _typed(BATCH, abi.encode(b.agent, b.nonce, b.deadline, b.context, items)));
         return b;
     }
 

@@ -27,9 +27,7 @@ contract W35_EventTruth is Stage {
         p.amount = CEILING + 1;
         p.nonce = 1;
         vm.expectEmit(address(wallet));
-        emit IPolicyWallet.Paid(agent, shop, CEILING + 1, 2, CONTEXT);
-        vm.expectEmit(address(wallet));
-        emit IPolicyWallet.Approved(agent, 1, 1);
+        emit IPolicyWallet.Approved(agent, 1, shop, CEILING + 1, 1, 2, CONTEXT);
         payApproved(p, 1);
 
         Batch memory b = batchOf(agent, 2, triple(item(shop, 1), item(stranger, 2), item(cafe, 4)));
@@ -112,9 +110,8 @@ contract W35_EventTruth is Stage {
         }
     }
 
-    /// @dev `Approved` follows the `Paid` it speaks of, and takes the amount out of the counters.
+    /// @dev What is approved past the caps is not in the counters.
     function _replay(Vm.Log[] memory logs) private {
-        uint256 last;
         for (uint256 i; i < logs.length; ++i) {
             bytes32 kind = logs[i].topics[0];
             if (kind == TRANSFER) {
@@ -123,23 +120,23 @@ contract W35_EventTruth is Stage {
             }
             address by = address(uint160(uint256(logs[i].topics[1])));
             if (kind == IPolicyWallet.Paid.selector) {
-                (last,,) = abi.decode(logs[i].data, (uint256, uint256, bytes32));
-                _count(by, int256(last));
+                (uint256 amount,,) = abi.decode(logs[i].data, (uint256, uint256, bytes32));
+                _count(by, amount);
             } else if (kind == IPolicyWallet.Approved.selector) {
-                _count(by, -int256(last));
-                approved += last;
+                (uint256 amount,,,) = abi.decode(logs[i].data, (uint256, uint256, uint256, bytes32));
+                approved += amount;
             } else if (kind == IPolicyWallet.BatchPaid.selector) {
                 (, uint256 total,,) = abi.decode(logs[i].data, (uint256, uint256, uint256, bytes32));
-                _count(by, int256(total));
+                _count(by, total);
             } else {
                 assertEq(kind, IPolicyWallet.ItemSkipped.selector);
             }
         }
     }
 
-    function _count(address by, int256 amount) private {
-        if (by == agent) byAgent = uint256(int256(byAgent) + amount);
-        else byAgent2 = uint256(int256(byAgent2) + amount);
+    function _count(address by, uint256 amount) private {
+        if (by == agent) byAgent += amount;
+        else byAgent2 += amount;
     }
 
     /* GOVERNANCE */

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {AgentLimits, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
-import {AgentPolicy} from "contracts/types/AgentPolicy.sol";
+import {AgentPolicy, BUDGET_ON, DAY_ON, MONTH_ON} from "contracts/types/AgentPolicy.sol";
 import {Budget} from "contracts/types/Budget.sol";
 import {PayeeRecord} from "contracts/types/PayeeRecord.sol";
 import {WalletState, WalletStateLib} from "contracts/types/WalletState.sol";
@@ -34,9 +34,9 @@ contract WordsCheck is Test {
         assert(next.categories() == categories);
         assert(next.version() == before.version() + 1);
         assert(next.frozen() == before.frozen());
-        assert(next.dayOn() == (day != U48));
-        assert(next.monthOn() == (month != U48));
-        assert(next.budgetOn() == (budget != type(uint64).max));
+        assert((next.on() & DAY_ON != 0) == (day != U48));
+        assert((next.on() & MONTH_ON != 0) == (month != U48));
+        assert((next.on() & BUDGET_ON != 0) == (budget != type(uint64).max));
         assert(next.exists());
     }
 
