@@ -8,8 +8,8 @@ mod change;
 
 use alloy::{
     dyn_abi::TypedData,
-    primitives::{Address, B256, Bytes, keccak256},
-    sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain},
+    primitives::{Address, B256, Bytes, Signature},
+    sol_types::{Eip712Domain, SolStruct, eip712_domain},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -204,20 +204,20 @@ pub fn item(to: Address, amount: u64) -> B256 {
     B256::new(word)
 }
 
-/// Encodes a quorum as the contract reads it, `abi.encode(bytes[] signers, bytes[] signatures)`,
-/// with the signers in ascending order of their keccak-256. Duplicates are the caller's mistake
-/// and the contract's refusal.
+/// Encodes a quorum of plain accounts as the contract reads it: their signatures in EIP-2098 form,
+/// 64 bytes each, in ascending order of the accounts. Duplicates are the caller's mistake and the
+/// contract's refusal. (Contracts and passkeys co-sign in OpenZeppelin's form,
+/// `abi.encode(bytes[] signers, bytes[] signatures)`, which the daemon does not collect.)
 #[must_use]
-pub fn encode_quorum(mut pairs: Vec<(Bytes, Bytes)>) -> Bytes {
-    pairs.sort_by_cached_key(|(signer, _)| keccak256(signer));
-    let (signers, signatures): (Vec<Bytes>, Vec<Bytes>) = pairs.into_iter().unzip();
-    (signers, signatures).abi_encode_params().into()
+pub fn encode_quorum(mut pairs: Vec<(Address, Signature)>) -> Bytes {
+    pairs.sort_by_key(|(account, _)| *account);
+    pairs.iter().flat_map(|(_, signature)| signature.as_erc2098()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use alloy::{
-        primitives::{U256, address},
+        primitives::{U256, address, keccak256},
         signers::SignerSync,
         signers::local::PrivateKeySigner,
     };
@@ -336,16 +336,21 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_is_sorted_by_keccak() {
-        let signers: Vec<Bytes> = (1_u8..=5).map(|n| Bytes::from(vec![n; 20])).collect();
-        let pairs = signers.iter().map(|s| (s.clone(), Bytes::from(vec![s[0]; 65]))).collect();
-        let (sorted, signatures) =
-            <(Vec<Bytes>, Vec<Bytes>)>::abi_decode_params(&encode_quorum(pairs)).unwrap();
-        assert!(sorted.is_sorted_by(|a, b| keccak256(a) < keccak256(b)));
-        assert_eq!(sorted.len(), 5);
-        for (signer, signature) in sorted.iter().zip(&signatures) {
-            assert_eq!(signer[0], signature[0]);
-        }
+    fn a_quorum_is_sorted_by_account() {
+        let digest = digest(&payment(), &domain(31_337, WALLET));
+        let signers: Vec<_> = (0..5).map(|_| PrivateKeySigner::random()).collect();
+        let pairs = signers
+            .iter()
+            .map(|signer| (signer.address(), signer.sign_hash_sync(&digest).unwrap()))
+            .collect();
+        let quorum = encode_quorum(pairs);
+        let recovered: Vec<Address> = quorum
+            .chunks_exact(64)
+            .map(Signature::from_erc2098)
+            .map(|signature| signature.recover_address_from_prehash(&digest).unwrap())
+            .collect();
+        assert!(recovered.is_sorted_by(|a, b| a < b));
+        assert_eq!((quorum.len(), recovered.len()), (320, 5));
     }
 
     #[test]

@@ -509,7 +509,7 @@ impl Inner {
                 "the daemon's own keys cannot approve anything",
             ));
         }
-        Ok(SignatureRow { signer: body.signer, signature: signature.as_bytes().into() })
+        Ok(SignatureRow { signer: body.signer, signature })
     }
 }
 
@@ -639,7 +639,7 @@ pub(crate) async fn apply(inner: &Inner, id: B256) -> Result<ProposalView, Refus
                 .iter()
                 .filter(|row| operators.contains(&row.signer))
                 .take(usize::try_from(view.threshold).unwrap_or(usize::MAX))
-                .map(|row| (row.signer.to_vec().into(), row.signature.clone()))
+                .map(|row| (row.signer, row.signature))
                 .collect();
             if (quorum.len() as u64) < view.threshold {
                 return Err(conflict(format!(
@@ -722,7 +722,7 @@ pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, 
         signer: order.signer.to_vec().into(),
         nonce,
         deadline: U256::from(order.deadline),
-        signature: signature.signature,
+        signature: signature.signature.as_bytes().into(),
     }
     .abi_encode()
     .into();

@@ -1,6 +1,6 @@
 //! Approvals of payments and proposals of change: what operators sign, and their signatures.
 
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, Signature, U256};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, StoreError, Tx, TxKind, parse, payment::unsigned};
@@ -49,8 +49,8 @@ pub struct ProposalRow {
 pub struct SignatureRow {
     /// The operator.
     pub signer: Address,
-    /// 65 bytes.
-    pub signature: Bytes,
+    /// Over the digest.
+    pub signature: Signature,
 }
 
 const STATES: [(ProposalState, &str); 6] = [
@@ -202,7 +202,7 @@ impl Tx {
         )
         .bind(digest.to_string())
         .bind(signature.signer.to_string())
-        .bind(signature.signature.to_string())
+        .bind(Bytes::from(signature.signature.as_bytes()).to_string())
         .bind(now_ms)
         .execute(&mut *self.inner)
         .await?;

@@ -305,10 +305,7 @@ async fn approved(
         return never(inner, payment, why, now_ms).await;
     }
     let (r, vs) = inner.compact(&inner.keys.agent(key_index)?.sign_hash_sync(&digest)?);
-    let quorum = signatures
-        .iter()
-        .map(|row| (row.signer.to_vec().into(), row.signature.clone()))
-        .collect::<Vec<_>>();
+    let quorum = signatures.iter().map(|row| (row.signer, row.signature)).collect::<Vec<_>>();
     let gas = GAS_APPROVED + GAS_SIGNATURE * quorum.len() as u64;
     let calldata = IPolicyWallet::payApprovedCall {
         agent,

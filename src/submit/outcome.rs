@@ -99,18 +99,16 @@ pub(super) fn approved<'a>(
     agent: Address,
     nonce: U256,
 ) -> Option<B256> {
-    // `Approved` follows the `Paid` of the same payment.
-    let mut paid = None;
-    for log in logs.into_iter().filter(|log| log.address() == wallet) {
-        match Events::decode_log(&log.inner).map(|log| log.data) {
-            Ok(Events::Paid(event)) => paid = Some((event.agent, event.context)),
-            Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
-                return paid.filter(|(payer, _)| *payer == agent).map(|(_, context)| context);
-            }
-            _ => {}
+    logs.into_iter().filter(|log| log.address() == wallet).find_map(|log| match Events::decode_log(
+        &log.inner,
+    )
+    .map(|log| log.data)
+    {
+        Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
+            Some(event.context)
         }
-    }
-    None
+        _ => None,
+    })
 }
 
 impl BatchLogs {

@@ -24,9 +24,7 @@ fn compact(signature: &Signature) -> (B256, B256) {
 /// Two of three operators over a message.
 fn quorum(world: &World, message: &impl SolStruct) -> Bytes {
     let keys = [world.operator_key(2), world.operator_key(0)];
-    let pairs = keys
-        .iter()
-        .map(|key| (key.address().to_vec().into(), sign(world, message, key).as_bytes().into()));
+    let pairs = keys.iter().map(|key| (key.address(), sign(world, message, key)));
     contract::encode_quorum(pairs.collect())
 }
 
