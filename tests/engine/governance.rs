@@ -129,6 +129,12 @@ async fn a_payee_is_added_by_the_quorum_after_its_delay() {
     reaches(&world, &proposal, ProposalState::Ready).await;
     world.operator(0).apply_proposal(proposal.id).await.unwrap();
     reaches(&world, &proposal, ProposalState::Executed).await;
+    // The event is told as soon as it is read, the policy a moment later.
+    wait_for("the payee here", async || {
+        let known = atlas.permissions().await.unwrap().payees;
+        known.iter().any(|payee| payee.address == NEWCOMER).then_some(())
+    })
+    .await;
     let payment = world.pay("atlas", "newcomer", "2", "after").await;
     assert_eq!(payment.payee, NEWCOMER);
     world.until(&payment, State::Paid).await;
