@@ -503,6 +503,10 @@ async fn housekeeping(
     last: bool,
 ) -> Result<(), EngineError> {
     approval::expire(inner).await?;
+    // Each second, a second's worth: nobody waits for a long deletion.
+    let mut tx = inner.store.begin().await?;
+    tx.forget_nonces(clock::now_s()).await?;
+    tx.commit().await?;
     let (backlog, oldest) = inner.store.backlog().await?;
     inner.metrics.backlog.set(backlog.cast_signed());
     inner.metrics.oldest_ms.set(oldest.map_or(0, |at| clock::now_ms() - at));
@@ -512,9 +516,6 @@ async fn housekeeping(
         return Ok(());
     }
     anchored.1 = Some(tokio::time::Instant::now());
-    let mut tx = inner.store.begin().await?;
-    tx.forget_nonces(clock::now_s()).await?;
-    tx.commit().await?;
     let head = inner.store.audit_head().await?;
     if head.head == anchored.0 || head.seq == 0 {
         return Ok(());

@@ -1,5 +1,7 @@
 //! Freezes, which one operator gives, and loosenings, which take a quorum and a delay.
 
+use std::time::Duration;
+
 use alloy::primitives::{Address, address, aliases::U48};
 use bursar::{
     client::ClientError,
@@ -127,6 +129,12 @@ async fn a_payee_is_added_by_the_quorum_after_its_delay() {
     reaches(&world, &proposal, ProposalState::Ready).await;
     world.operator(0).apply_proposal(proposal.id).await.unwrap();
     reaches(&world, &proposal, ProposalState::Executed).await;
+    // The event is told as soon as it is read, the policy a moment later.
+    wait_for("the payee here", async || {
+        let known = atlas.permissions().await.unwrap().payees;
+        known.iter().any(|payee| payee.address == NEWCOMER).then_some(())
+    })
+    .await;
     let payment = world.pay("atlas", "newcomer", "2", "after").await;
     assert_eq!(payment.payee, NEWCOMER);
     world.until(&payment, State::Paid).await;
@@ -157,5 +165,26 @@ async fn a_proposal_is_withdrawn_before_and_after_it_is_on_chain() {
     reaches(&world, &second, ProposalState::Cancelled).await;
     world.chain.pass(u64::from(world.card.delay_s) + 1).await;
     assert_eq!(world.operator(0).apply_proposal(second.id).await.code(), Code::Conflict);
+    world.judge().await;
+}
+
+/// Hung up on between commit and launch, an order would leave a gap in its sender's nonces.
+#[tokio::test]
+async fn an_operator_who_hangs_up_leaves_nothing_half_done() {
+    let world = Plan::new().config(|config| config.submit.relayers = 1).start().await;
+    let agent = world.address("ember");
+    let client = world.operator(0);
+    for ms in [2, 4, 6, 8, 10, 12, 15, 20] {
+        let freeze = IPolicyChanges::setFrozenCall { agent, frozen: true };
+        let order = world.order(freeze, 0).await;
+        // Dropped in the middle, whatever it was doing.
+        let _ = tokio::time::timeout(Duration::from_millis(ms), client.tighten(&order)).await;
+    }
+    let payment = world.pay("atlas", "acme-data", "1", "after").await;
+    world.until(&payment, State::Paid).await;
+    let order = world.order(IPolicyChanges::setFrozenCall { agent, frozen: true }, 1).await;
+    world.operator(1).tighten(&order).await.unwrap();
+    wait_for("the freeze on chain", async || world.chain.is_frozen(agent).await.then_some(()))
+        .await;
     world.judge().await;
 }
