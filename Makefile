@@ -1,6 +1,6 @@
 # bursar: what a newcomer types. Needs Rust, Node with npm, make; each target sets up the rest.
 .DELETE_ON_ERROR:
-.PHONY: help demo devnet build test test-rust test-contracts symbolic artifacts bench lint fmt ci clean
+.PHONY: help demo devnet build test test-rust test-contracts symbolic artifacts gas bench lint fmt ci clean
 
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
@@ -25,7 +25,7 @@ demo: $(NODE) ## Agents pay, operators approve, the books meet the chain: under 
 devnet: $(NODE) build ## Start a chain with a wallet, agents, operators and payees on it.
 	target/debug/bursar devnet
 
-test: test-contracts artifacts symbolic test-rust ## Everything that has to hold.
+test: test-contracts artifacts gas symbolic test-rust ## Everything that has to hold.
 
 test-contracts: $(NODE) ## Forge: unit, fuzz, invariant and attack tests, gas snapshots.
 	forge test
@@ -33,6 +33,9 @@ test-contracts: $(NODE) ## Forge: unit, fuzz, invariant and attack tests, gas sn
 artifacts: $(NODE) ## Generated files, the embedded contracts first, against fresh ones.
 	script/artifacts --check
 	demo/make-requests --check
+
+gas: $(NODE) ## What a payment costs by its receipt, against targets and the committed figures.
+	script/gas
 
 symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 	script/halmos

@@ -163,7 +163,11 @@ impl Terminal {
     }
 
     fn start(dir: &TempDir, args: &str) -> Self {
-        let command = format!("{} init {args} >out", env!("CARGO_BIN_EXE_bursar"));
+        // A test run in the background is started with SIGINT ignored; a person's shell is not.
+        let command = format!(
+            "exec env --default-signal=INT {} init {args} >out",
+            env!("CARGO_BIN_EXE_bursar")
+        );
         let mut child = Command::new("script")
             .args(["-qec", &command, "/dev/null"])
             .current_dir(dir.path())
