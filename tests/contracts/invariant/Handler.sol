@@ -52,8 +52,9 @@ contract Handler is Stage {
             changes[i] = setAgent(agents[i], l);
         }
         for (uint256 i; i < 4; ++i) {
-            PayeeLimits memory p =
-                PayeeLimits(uint16(i == 1 ? 3 : 1), i == 2 ? uint48(9 * CEILING) : type(uint48).max, i == 3 ? 1 hours : 0);
+            PayeeLimits memory p = PayeeLimits(
+                uint16(i == 1 ? 3 : 1), i == 2 ? uint48(9 * CEILING) : type(uint48).max, i == 3 ? 1 hours : 0
+            );
             ledger.setPayee(payees[i], p);
             changes[3 + i] = setPayee(payees[i], p);
         }
@@ -252,8 +253,7 @@ contract Handler is Stage {
             cooldown: (seed >> 24) % 3 != 0 ? 0 : uint32((seed >> 32) % 2 days)
         });
         PayeeLimits memory old = ledger.payeeOf(account);
-        bool tighter =
-            l.categories & old.categories == l.categories && l.cap <= old.cap && l.cooldown >= old.cooldown;
+        bool tighter = l.categories & old.categories == l.categories && l.cap <= old.cap && l.cooldown >= old.cooldown;
         if (_change(setPayee(account, l), alone, tighter)) ledger.setPayee(account, l);
     }
 
@@ -327,9 +327,8 @@ contract Handler is Stage {
 
     function _payment(uint256 by, uint256 to, uint256 size, uint256 nonce) private view returns (Payment memory) {
         address from = agents[by % 3];
-        return Payment(
-            wallet, from, payees[to % payees.length], _amount(from, size), nonce % NONCES, FAR, bytes32(size)
-        );
+        return
+            Payment(wallet, from, payees[to % payees.length], _amount(from, size), nonce % NONCES, FAR, bytes32(size));
     }
 
     /// @dev Around the edges of what is left, or anything up to one and a half ceilings.

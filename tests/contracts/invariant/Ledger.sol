@@ -75,9 +75,7 @@ contract Ledger {
             if (_payees[to].cap != type(uint48).max) counted |= PAYEE_CAP;
             if (_payees[to].cooldown != 0) counted |= COOLDOWN;
         }
-        _entries.push(
-            Entry(agent, to, amount, block.timestamp, overrides, counted, a.dayCap, a.monthCap, walletCap)
-        );
+        _entries.push(Entry(agent, to, amount, block.timestamp, overrides, counted, a.dayCap, a.monthCap, walletCap));
         return _entries.length - 1;
     }
 
@@ -153,11 +151,7 @@ contract Ledger {
         return (0, 0);
     }
 
-    function room(address agent)
-        public
-        view
-        returns (uint256 day, uint256 month, uint256 budget, uint256 wallet)
-    {
+    function room(address agent) public view returns (uint256 day, uint256 month, uint256 budget, uint256 wallet) {
         AgentLimits storage a = _agents[agent];
         day = _room(a.dayCap, a.dayCap == type(uint48).max, sum(DAY, agent, _oldest(6 hours, 4)));
         month = _room(a.monthCap, a.monthCap == type(uint48).max, sum(MONTH, agent, _oldest(7.5 days, 4)));
