@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-import {Payment, Stage} from "../attack/Stage.sol";
+import {Stage} from "../attack/Stage.sol";
 import {AgentLimits, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
 
 /// @dev A wallet with exactly the limits that a test is about.

@@ -2,7 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {Unit} from "./Unit.sol";
-import {AgentLimits, IPolicyChanges, IPolicyWallet, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
+import {IPolicyChanges, IPolicyWallet, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
 
 contract ExecuteTest is Unit {
     function _fails(bytes memory change, bytes memory why) private {
