@@ -300,6 +300,9 @@ contract Handler is Stage {
             } else if (kind == IPolicyWallet.Paid.selector) {
                 (uint256 amount,,) = abi.decode(data, (uint256, uint256, bytes32));
                 evented += amount;
+            } else if (kind == IPolicyWallet.Approved.selector) {
+                (uint256 amount,,,) = abi.decode(data, (uint256, uint256, uint256, bytes32));
+                evented += amount;
             } else if (kind == IPolicyWallet.BatchPaid.selector) {
                 (, uint256 total,,) = abi.decode(data, (uint256, uint256, uint256, bytes32));
                 evented += total;
