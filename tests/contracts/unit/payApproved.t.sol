@@ -40,9 +40,7 @@ contract PayApprovedTest is Unit {
         Payment memory p = payment(shop, 5 * CEILING, 4);
         p.context = "why";
         vm.expectEmit(address(wallet));
-        emit IPolicyWallet.Paid(agent, shop, 5 * CEILING, 1, "why");
-        vm.expectEmit(address(wallet));
-        emit IPolicyWallet.Approved(agent, 4, 15);
+        emit IPolicyWallet.Approved(agent, 4, shop, 5 * CEILING, 15, 1, "why");
         payApproved(p, 15);
         assertEq(usdc.balanceOf(shop), 5 * CEILING);
         assertTrue(wallet.nonceUsed(agent, 4));
