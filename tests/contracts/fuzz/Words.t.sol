@@ -133,7 +133,16 @@ contract WordsTest is Test {
         uint256 changed = WalletState.unwrap(off) ^ dirt;
         assertEq(changed & (2 ** 200 - 1), 0, "lanes");
         assertEq(uint16(changed >> 232), 0, "index");
-        assertEq(changed >> 250, 0, "the other flags");
+        assertEq(changed >> 250, 0, "threshold");
+    }
+
+    function testFuzz_threshold(uint256 dirt, uint8 count) public pure {
+        count = uint8(bound(count, 0, WalletStateLib.MAX_THRESHOLD));
+        WalletState state = WalletState.wrap(dirt).withThreshold(count);
+        assertEq(state.threshold(), count);
+        assertEq((WalletState.unwrap(state) ^ dirt) & (2 ** 250 - 1), 0);
+        assertEq(state.withThreshold(0).withFrozen(true).withCap(0).withoutCap().roll(9).threshold(), 0);
+        assertEq(state.withFrozen(false).withCap(WalletStateLib.MAX_CAP).roll(9).add(1).threshold(), count);
     }
 
     function test_largest_wallet_cap() public pure {

@@ -17,11 +17,12 @@ contract Handler is Stage {
     address[] private agents;
     address[] private payees;
     mapping(address agent => uint256) private _keys;
+    uint256 private _fresh = NONCES;
     uint256 private _clock = START; // the fuzzer may move its own; this one only goes forward
 
     uint256 public deposited = FUNDS;
     uint256 public withdrawn;
-    uint256 public evented; // by the wallet's Paid, BatchPaid and Withdrawn
+    uint256 public evented; // by the wallet's Paid, Approved, BatchPaid and Withdrawn
     uint256 public transferred; // by USDC's Transfer
     bytes32 private _skips; // chained over ItemSkipped and BatchSkipped, as predicted less as seen
 
@@ -43,11 +44,11 @@ contract Handler is Stage {
         _keys[third] = key;
         payees = [shop, cafe, makeAddr("capped"), makeAddr("slow"), stranger, address(usdc), agent2];
 
-        AgentLimits memory l = AgentLimits(
-            uint48(CEILING), uint48(3 * CEILING), uint48(8 * CEILING), uint64(20 * CEILING), uint40(FAR), 1
-        );
+        AgentLimits memory l;
+        l = AgentLimits(uint48(CEILING), uint48(3 * CEILING), 0, uint64(60 * CEILING), uint40(FAR), 1);
         bytes[] memory changes = new bytes[](8);
         for (uint256 i; i < 3; ++i) {
+            l.monthCap = uint48((3 + 3 * i) * CEILING); // the first agent's month binds as its day does
             ledger.setAgent(agents[i], l);
             changes[i] = setAgent(agents[i], l);
         }
@@ -159,6 +160,20 @@ contract Handler is Stage {
         return held;
     }
 
+    /// @dev All agents pay until nothing is left of some limit: what is paid before it may be again breaks a window.
+    function drain(uint256 seed) external step {
+        for (uint256 i; i < 3; ++i) {
+            address by = agents[(seed % 3 + i) % 3];
+            for (uint256 k; k < 4; ++k) {
+                uint256 amount = _min(_least(by), ledger.agentOf(by).ceiling);
+                if (amount == 0) break;
+                Payment memory p = Payment(wallet, by, payees[(seed >> 8) % 2], amount, _fresh++, FAR, 0);
+                (bytes32 r, bytes32 vs) = compact(_keys[by], digestOf(p));
+                _run(p, 0, abi.encodeCall(IPolicyWallet.pay, (by, p.to, amount, p.nonce, FAR, 0, r, vs)));
+            }
+        }
+    }
+
     function cancelNonce(uint256 by, uint256 nonce, bool byOperator) external step {
         address account = agents[by % 3];
         nonce %= NONCES;
@@ -179,7 +194,7 @@ contract Handler is Stage {
     /// @dev Seconds, hours, days, and to the last and first second of steps.
     function pass(uint256 seed) external {
         uint256 edge = (seed >> 8) % 3; // one second before, at, after
-        uint256 kind = seed % 8;
+        uint256 kind = seed % 9;
         if (kind == 0) _clock += edge;
         else if (kind == 1) _clock += (seed >> 16) % 8 hours;
         else if (kind == 2) _clock = (_clock / 6 hours + 1) * 6 hours + edge - 1;
@@ -187,6 +202,7 @@ contract Handler is Stage {
         else if (kind == 4) _clock += 24 hours + edge - 1;
         else if (kind == 5) _clock += (seed >> 16) % 8 days;
         else if (kind == 6) _clock = (_clock / 7.5 days + 1) * 7.5 days + edge - 1;
+        else if (kind == 7) _clock += 30 days + edge - 1;
         else _clock += (seed >> 16) % 40 days;
     }
 
@@ -338,11 +354,15 @@ contract Handler is Stage {
     function _amount(address by, uint256 seed) private view returns (uint256) {
         uint256 kind = seed % 8;
         if (kind > 3) return (seed >> 8) % (CEILING * 3 / 2);
-        (uint256 day, uint256 month, uint256 budget, uint256 left) = ledger.room(by);
-        uint256 least = _min(_min(day, month), _min(budget, left));
+        uint256 least = _least(by);
         if (kind > 1) least = _min(least, ledger.agentOf(by).ceiling);
-        if (least > FUNDS) least = FUNDS;
         return least + kind % 2;
+    }
+
+    /// @dev What the agent's and the wallet's caps leave, bounded where all are off.
+    function _least(address by) private view returns (uint256) {
+        (uint256 day, uint256 month, uint256 budget, uint256 left) = ledger.room(by);
+        return _min(_min(_min(day, month), _min(budget, left)), FUNDS);
     }
 
     function _transferable(address to, uint256 amount, uint256 held) private view returns (bool) {

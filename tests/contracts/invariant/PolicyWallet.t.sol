@@ -100,7 +100,7 @@ abstract contract PolicyWalletInvariants is Test {
 /// @dev No limit changes: at most the cap in any window, over the whole campaign.
 contract ConstantCapsTest is PolicyWalletInvariants {
     function _steps() internal pure override returns (bytes4[] memory steps) {
-        steps = new bytes4[](10);
+        steps = new bytes4[](11);
         steps[0] = Handler.paySingle.selector;
         steps[1] = Handler.payWithQuorum.selector;
         steps[2] = Handler.payLists.selector;
@@ -111,13 +111,14 @@ contract ConstantCapsTest is PolicyWalletInvariants {
         steps[7] = Handler.withdraw.selector;
         steps[8] = Handler.freeze.selector;
         steps[9] = Handler.unfreeze.selector;
+        steps[10] = Handler.drain.selector;
     }
 }
 
 /// @dev Limits move up and down, on and off, in the middle of their windows.
 contract ChangingCapsTest is PolicyWalletInvariants {
     function _steps() internal pure override returns (bytes4[] memory steps) {
-        steps = new bytes4[](9);
+        steps = new bytes4[](10);
         steps[0] = Handler.paySingle.selector;
         steps[1] = Handler.payWithQuorum.selector;
         steps[2] = Handler.payLists.selector;
@@ -127,5 +128,6 @@ contract ChangingCapsTest is PolicyWalletInvariants {
         steps[6] = Handler.changeWalletCap.selector;
         steps[7] = Handler.blockPayee.selector;
         steps[8] = Handler.cancelNonce.selector;
+        steps[9] = Handler.drain.selector;
     }
 }
