@@ -818,17 +818,17 @@ fn refuse(error: EngineError) -> Refusal {
     Refusal::from(&error)
 }
 
-/// Ends a governance transaction. Answers whether the contract must be read again.
+/// Ends a governance transaction. `ready`: from [`still_waits`]. Answers whether the contract must be
+/// read again.
 pub(crate) async fn finished(
-    inner: &Inner,
     store: &mut Tx,
     manifest: &Manifest,
     receipt: &TransactionReceipt,
+    ready: Option<u64>,
     drafts: &mut Vec<Draft>,
 ) -> Result<bool, EngineError> {
     match manifest {
         Manifest::Proposal { id } if !receipt.status() => {
-            let ready = pending(inner, *id, receipt.block_number).await?;
             let state = match ready {
                 // Somebody else's transaction brought it there, or ours came too early to run it.
                 Some(_) => ProposalState::Waiting,
@@ -855,10 +855,20 @@ pub(crate) async fn finished(
     }
 }
 
-/// Asks the contract when the proposal's delay ends (unix seconds), as of `block`; `None` if it does
-/// not wait there.
-async fn pending(inner: &Inner, id: B256, block: Option<u64>) -> Result<Option<u64>, EngineError> {
-    let Some(row) = inner.store.proposal(id).await? else { return Ok(None) };
+/// Asks the contract when the delay of a proposal ends (unix seconds) whose transaction reverted, as
+/// of that block; `None` if it does not wait there. Asked before the store's transaction begins: no
+/// writer waits for a node.
+pub(crate) async fn still_waits(
+    inner: &Inner,
+    manifest: &Manifest,
+    receipt: Option<&TransactionReceipt>,
+) -> Result<Option<u64>, EngineError> {
+    let (Manifest::Proposal { id }, Some(receipt)) = (manifest, receipt) else { return Ok(None) };
+    if receipt.status() {
+        return Ok(None);
+    }
+    let Some(row) = inner.store.proposal(*id).await? else { return Ok(None) };
+    let block = receipt.block_number;
     let call = IPolicyWallet::readyAtCall { change: row.change }.abi_encode().into();
     let answer = inner.rpc.eth_call(inner.config.chain.wallet, None, &call, block).await?;
     let ready = IPolicyWallet::readyAtCall::abi_decode_returns_validate(&answer)?;

@@ -256,6 +256,7 @@ async fn finish(
         return Ok(());
     }
 
+    let ready = governance::still_waits(inner, &manifest, mined.receipt).await?;
     let now_ms = clock::now_ms();
     let mut store = inner.store.begin().await?;
     let ended = waiting.is_empty();
@@ -294,7 +295,7 @@ async fn finish(
     match (mined.receipt, &manifest) {
         (Some(receipt), _) if ended => {
             changed =
-                governance::finished(inner, &mut store, &manifest, receipt, &mut drafts).await?;
+                governance::finished(&mut store, &manifest, receipt, ready, &mut drafts).await?;
         }
         // The contract takes an operator's call once: it can be sent again.
         (None, Manifest::Proposal { .. } | Manifest::Tighten { .. }) => {
