@@ -13,6 +13,8 @@ use alloy::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::policy;
+
 pub use self::abi::{
     AgentLimits, ApprovedPayment, Batch, Change, IPolicyChanges, IPolicyWallet, IQuorum, IUsdc,
     PayBatch, PayeeLimits, Payment, Tighten,
@@ -101,6 +103,34 @@ mod abi {
             uint256 nonce;
             uint256 deadline;
         }
+    }
+}
+
+/// A value that is too wide for the contract's field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} does not fit the contract's field")]
+pub struct TooWide(pub u64);
+
+/// Narrows a value to the contract's field.
+///
+/// # Errors
+/// [`TooWide`].
+pub fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, TooWide> {
+    T::try_from(value).map_err(|_| TooWide(value))
+}
+
+impl TryFrom<policy::AgentLimits> for AgentLimits {
+    type Error = TooWide;
+
+    fn try_from(limits: policy::AgentLimits) -> Result<Self, TooWide> {
+        Ok(Self {
+            ceiling: narrow(limits.ceiling)?,
+            dayCap: narrow(limits.day_cap)?,
+            monthCap: narrow(limits.month_cap)?,
+            budget: limits.budget,
+            expiry: narrow(limits.expiry)?,
+            categories: limits.categories,
+        })
     }
 }
 

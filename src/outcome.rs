@@ -49,20 +49,6 @@ impl SendClass {
         }
     }
 
-    /// Does the node hold exactly these bytes?
-    #[must_use]
-    pub const fn is_already_known(self) -> bool {
-        matches!(self, Self::AlreadyKnown)
-    }
-
-    /// Can the bytes be in this node's pool, or mined, after this answer?
-    #[must_use]
-    pub const fn may_be_in_pool(self) -> bool {
-        // Everything but a clear refusal of the bytes themselves. A low nonce can be spent by
-        // these very bytes.
-        matches!(self, Self::AlreadyKnown | Self::NonceTooLow | Self::Unavailable | Self::Unknown)
-    }
-
     /// Would higher fees help?
     #[must_use]
     pub const fn wants_higher_fees(self) -> bool {

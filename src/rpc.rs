@@ -357,14 +357,6 @@ impl Rpc {
         Ok(self.call::<U64>("eth_getTransactionCount", json!([account, block])).await?.to())
     }
 
-    /// Asks for an account's balance in wei.
-    ///
-    /// # Errors
-    /// [`RpcError`].
-    pub async fn balance(&self, account: Address) -> Result<U256, RpcError> {
-        self.call("eth_getBalance", json!([account, "latest"])).await
-    }
-
     /// Asks for a contract's code.
     ///
     /// # Errors

@@ -145,15 +145,8 @@ pub async fn propose(args: &ProposeArgs, remote: &Remote) -> Result<(), CliError
         Some(address) => address,
         None => session.agent(policy.agent.as_str()).await?.address,
     };
-    let limits = policy.limits();
-    let limits = AgentLimits {
-        ceiling: narrow(limits.ceiling)?,
-        dayCap: narrow(limits.day_cap)?,
-        monthCap: narrow(limits.month_cap)?,
-        budget: limits.budget,
-        expiry: narrow(limits.expiry)?,
-        categories: limits.categories,
-    };
+    let limits = AgentLimits::try_from(policy.limits())
+        .map_err(|error| CliError::new(Kind::Usage, error))?;
     let change = IPolicyChanges::setAgentCall { agent, limits }.abi_encode();
     if args.now {
         return order(&session, change, remote).await;
@@ -162,11 +155,6 @@ pub async fn propose(args: &ProposeArgs, remote: &Remote) -> Result<(), CliError
 }
 
 /// Fits a number into one of the contract's fields.
-fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, CliError> {
-    let wide = |_| CliError::new(Kind::Usage, format!("{value} does not fit the contract's field"));
-    T::try_from(value).map_err(wide)
-}
-
 /// Runs `bursar policy sign`.
 ///
 /// # Errors

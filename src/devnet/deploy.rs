@@ -22,7 +22,7 @@ use super::{
     profile::{Plan, Profile},
 };
 use crate::{
-    contract::{AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits},
+    contract::{AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide, narrow},
     money::UNITS_PER_USDC,
 };
 
@@ -148,18 +148,8 @@ async fn place_wallet(
 fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
     let mut changes = Vec::new();
     for agent in &cast.agents {
-        let limits = agent.policy.limits();
-        let call = IPolicyChanges::setAgentCall {
-            agent: agent.address,
-            limits: AgentLimits {
-                ceiling: narrow(limits.ceiling)?,
-                dayCap: narrow(limits.day_cap)?,
-                monthCap: narrow(limits.month_cap)?,
-                budget: limits.budget,
-                expiry: narrow(limits.expiry)?,
-                categories: limits.categories,
-            },
-        };
+        let limits = AgentLimits::try_from(agent.policy.limits()).map_err(too_wide)?;
+        let call = IPolicyChanges::setAgentCall { agent: agent.address, limits };
         changes.push(call.abi_encode().into());
     }
     for payee in &plan.payees {
@@ -174,7 +164,7 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
             payee: payee.address,
             limits: PayeeLimits {
                 categories,
-                cap: narrow(payee.cap.map_or(OFF_48, |cap| cap.units()))?,
+                cap: narrow(payee.cap.map_or(OFF_48, |cap| cap.units())).map_err(too_wide)?,
                 cooldown: payee.cooldown_s,
             },
         };
@@ -291,11 +281,8 @@ fn creation_code((file, json): (&'static str, &str)) -> Result<Vec<u8>, DevnetEr
     Ok(artifact.bytecode.object.to_vec())
 }
 
-fn narrow<T: TryFrom<u64>>(value: u64) -> Result<T, DevnetError> {
-    T::try_from(value).map_err(|_| DevnetError::Description {
-        file: "script/devnet.toml",
-        source: format!("{value} is too wide for the contract").into(),
-    })
+fn too_wide(error: TooWide) -> DevnetError {
+    DevnetError::Description { file: "script/devnet.toml", source: error.to_string().into() }
 }
 
 fn chain(step: &'static str, why: impl std::fmt::Display) -> DevnetError {

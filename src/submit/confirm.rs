@@ -199,7 +199,6 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
 struct Booked {
     settled: Vec<PaymentRow>,
     voided: Vec<PaymentRow>,
-    again: bool,
 }
 
 /// A transaction's end on the chain.
@@ -279,9 +278,8 @@ async fn finish(
             continue;
         }
         unpaid(&mut store, &mut payment, outcome, now_ms, &mut drafts).await?;
-        match payment.state {
-            State::Failed => booked.voided.push(payment),
-            _ => booked.again = true,
+        if payment.state == State::Failed {
+            booked.voided.push(payment);
         }
     }
     if !flight.waiting {
