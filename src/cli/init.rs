@@ -9,12 +9,14 @@ use std::{
     fs::OpenOptions,
     io::{self, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::Args as ClapArgs;
 use rand::rngs::OsRng;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::{CliError, Kind};
@@ -126,39 +128,62 @@ fn print(made: &Made, json: bool) -> Result<(), CliError> {
         .map_err(|e| CliError::new(Kind::Unreachable, format!("cannot print the result: {e}")))
 }
 
-/// The controlling terminal.
+/// The controlling terminal, where Ctrl-C is an answer to a prompt and not the end of the process,
+/// which would leave the words on the screen and the terminal without echo.
 struct Terminal {
     output: std::fs::File,
+    /// Drives `interrupt`.
+    runtime: Runtime,
+    /// A Ctrl-C comes as a signal while no prompt reads the keys: between two, or while one is
+    /// being drawn.
+    interrupt: Signal,
 }
 
 impl Terminal {
     fn open() -> Result<Self, KeyError> {
         let output = OpenOptions::new().write(true).open("/dev/tty").map_err(no_terminal)?;
-        // From here on Ctrl-C is an answer to a prompt and not the end of the process, which would
-        // leave the words on the screen and the terminal without echo.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(no_terminal)?;
-        let _within = runtime.enter();
-        drop(signal(SignalKind::interrupt()).map_err(no_terminal)?);
-        Ok(Self { output })
+        let interrupt = {
+            let _within = runtime.enter();
+            signal(SignalKind::interrupt()).map_err(no_terminal)?
+        };
+        Ok(Self { output, runtime, interrupt })
     }
 
     /// Shows the words, waits, clears the screen, and asks some back.
     fn show(mut self, mnemonic: &Mnemonic, check: bool) -> Result<(), CliError> {
+        self.not_interrupted()?;
         let grid = grid(mnemonic.phrase());
         self.print(&grid)?;
-        let seen = ask("Press Enter when they are on paper; the screen is then cleared. ");
+        let seen = self.ask("Press Enter when they are on paper; the screen is then cleared. ");
         self.print(CLEAR)?;
         drop(Zeroizing::new(seen?));
         if check {
             let places = rand::seq::index::sample(&mut OsRng, words(mnemonic).count(), CHECKED);
             let mut places = places.into_vec();
             places.sort_unstable();
-            check_words(mnemonic, &places, ask)?;
+            check_words(mnemonic, &places, |prompt| self.ask(prompt))?;
         }
         Ok(())
+    }
+
+    fn ask(&mut self, prompt: &str) -> Result<String, KeyError> {
+        let mut answer = Zeroizing::new(keys::ask(prompt, "--words-fd")?);
+        self.not_interrupted()?;
+        Ok(std::mem::take(&mut answer))
+    }
+
+    fn not_interrupted(&mut self) -> Result<(), KeyError> {
+        let interrupt = self.interrupt.recv();
+        // A moment, so that the runtime looks for the signal at all.
+        let moment = async { tokio::time::timeout(Duration::from_millis(1), interrupt).await };
+        match self.runtime.block_on(moment) {
+            Ok(_) => Err(KeyError::Cancelled),
+            Err(_) => Ok(()),
+        }
     }
 
     fn print(&mut self, text: &str) -> Result<(), KeyError> {
@@ -168,10 +193,6 @@ impl Terminal {
 
 fn no_terminal(source: io::Error) -> KeyError {
     KeyError::NoTerminal { instead: "--words-fd", source }
-}
-
-fn ask(prompt: &str) -> Result<String, KeyError> {
-    keys::ask(prompt, "--words-fd")
 }
 
 fn words(mnemonic: &Mnemonic) -> impl Iterator<Item = &str> {

@@ -165,7 +165,7 @@ impl Terminal {
     fn start(dir: &TempDir, args: &str) -> Self {
         // A test run in the background is started with SIGINT ignored; a person's shell is not.
         let command = format!(
-            "exec env --default-signal=INT {} init {args} >out",
+            "echo $$ >pid; exec env --default-signal=INT {} init {args} >out",
             env!("CARGO_BIN_EXE_bursar")
         );
         let mut child = Command::new("script")
@@ -275,7 +275,7 @@ fn on_a_terminal_a_failed_check_writes_nothing() {
     }
     terminal.until("nothing was written");
     assert_eq!(terminal.end(), Some(1));
-    assert_eq!(names(dir.path()), ["out", "pass", "words"]);
+    assert_eq!(names(dir.path()), ["out", "pass", "pid", "words"]);
     assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "");
 }
 
@@ -291,7 +291,24 @@ fn on_a_terminal_ctrl_c_clears_the_words_and_writes_nothing() {
     terminal.until("\x1b[2J");
     terminal.until("stopped");
     assert_eq!(terminal.end(), Some(1));
-    assert_eq!(names(dir.path()), ["out", "pass", "words"]);
+    assert_eq!(names(dir.path()), ["out", "pass", "pid", "words"]);
+}
+
+#[test]
+fn on_a_terminal_ctrl_c_between_two_prompts_is_not_forgotten() {
+    if Terminal::missing() {
+        return;
+    }
+    let dir = place();
+    let mut terminal = Terminal::start(&dir, "--passphrase-file pass");
+    terminal.until("is then cleared. ");
+    // As the terminal does while no prompt has it in its hands.
+    let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+    assert!(Command::new("kill").args(["-INT", pid.trim()]).status().unwrap().success());
+    terminal.enter("");
+    terminal.until("stopped");
+    assert_eq!(terminal.end(), Some(1));
+    assert_eq!(names(dir.path()), ["out", "pass", "pid", "words"]);
 }
 
 #[test]
