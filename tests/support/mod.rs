@@ -4,6 +4,7 @@ pub mod chain;
 mod daemon;
 mod oracle;
 mod proxy;
+mod tally;
 mod world;
 
 pub use chain::Chain;

@@ -64,6 +64,8 @@ impl World {
                 for row in self.payments().await.iter().filter(|row| !row.state.is_terminal()) {
                     eprintln!("{} {} {} tries: {:?}", row.id, row.state, row.tries, row.refusal);
                 }
+                self.tally.judged();
+                self.tally.add(|counts| counts.stuck += payments + open.len() as u64);
                 panic!("{payments} payments, {} transactions on their way", open.len());
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
@@ -74,6 +76,7 @@ impl World {
     /// Waits until nothing is on its way, then holds books and chain against each other.
     pub async fn judge(&self) {
         self.idle().await;
+        self.tally.judged();
         let payments = self.payments().await;
         self.money_agrees(&payments).await;
         self.nonces_are_gapless().await;
@@ -107,7 +110,9 @@ impl World {
         }
         // One transfer for each paid payment, in the transaction it names; none beside them.
         expected.sort_unstable();
-        assert_eq!(self.chain.transfers().await, expected, "transfers on chain, paid payments");
+        let transfers = self.chain.transfers().await;
+        self.count_surplus(payments, &transfers, &expected);
+        assert_eq!(transfers, expected, "transfers on chain, paid payments");
         for (payee, sum) in &paid {
             assert_eq!(self.chain.usdc_of(*payee).await, *sum, "{payee}: chain, paid payments");
             let (posted, transfers) = postings
@@ -122,6 +127,29 @@ impl World {
             .sum();
         assert_eq!(wallet.debits_posted.units(), paid.values().sum::<u64>(), "wallet's account");
         assert_eq!(wallet.debits_pending.units(), waiting, "wallet's reservations");
+    }
+
+    /// Counts the transfers that no paid payment explains: either somebody was told that it failed,
+    /// or it was made twice.
+    fn count_surplus(&self, payments: &[PaymentRow], found: &[Transfer], expected: &[Transfer]) {
+        let mut expected = expected.to_vec();
+        let mut unpaid: Vec<_> = payments
+            .iter()
+            .filter(|row| row.state.is_terminal() && row.state != State::Paid)
+            .map(|row| (row.payee, row.amount.units()))
+            .collect();
+        for transfer in found {
+            if let Some(at) = expected.iter().position(|known| known == transfer) {
+                expected.swap_remove(at);
+            } else if let Some(at) =
+                unpaid.iter().position(|of| *of == (transfer.to, transfer.units))
+            {
+                unpaid.swap_remove(at);
+                self.tally.add(|counts| counts.false_failures += 1);
+            } else {
+                self.tally.add(|counts| counts.duplicates += 1);
+            }
+        }
     }
 
     async fn nonces_are_gapless(&self) {

@@ -23,7 +23,7 @@ use bursar::{
 use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
-use super::{Chain, Daemon, wait_for};
+use super::{Chain, Daemon, tally::Tally, wait_for};
 
 type Edit<T> = Box<dyn FnOnce(&mut T)>;
 
@@ -77,6 +77,8 @@ pub struct World {
     pub chain: Chain,
     /// Addresses, endpoints, files.
     pub card: Manifest,
+    /// What its case counts.
+    pub tally: Tally,
     // Fields drop in order: the chain goes after the daemon, its files last.
     _devnet: Devnet,
     _dir: TempDir,
@@ -122,7 +124,8 @@ impl World {
             fs::write(path, text.replace(from, to)).unwrap();
         }
         let chain = Chain::new(&card.rpc, card.usdc, card.wallet, card.deployer);
-        let world = Self { daemon: None, chain, card, _devnet: devnet, _dir: dir };
+        let tally = Tally::default();
+        let world = Self { daemon: None, chain, card, tally, _devnet: devnet, _dir: dir };
         world.configure(|config| {
             config.chain.poll_ms = 40;
             config.submit.batch_wait_ms = 30;
@@ -149,6 +152,7 @@ impl World {
 
     /// SIGKILL.
     pub fn kill(&mut self) {
+        self.tally.add(|counts| counts.kills += 1);
         self.daemon.take().unwrap().kill();
     }
 
@@ -293,6 +297,13 @@ impl World {
             (now.state == state).then_some(now)
         })
         .await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let url = self.config().store;
+        self.tally.tell(if url.starts_with("sqlite:") { "sqlite" } else { "postgres" });
     }
 }
 
