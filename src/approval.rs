@@ -72,7 +72,7 @@ pub(crate) async fn approve(
 ) -> Result<ApprovalView, Refusal> {
     let approval = inner.store.approval(id).await?.ok_or_else(|| not_waiting(id))?;
     let signature = inner.check_operator(approval.digest, &body)?;
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
     let mut payment = store.payment(id).await?.ok_or_else(|| not_waiting(id))?;
     if payment.state != State::AwaitingApproval {
@@ -146,7 +146,7 @@ pub(crate) async fn reject(
 
 /// Ends what has waited too long for its quorum.
 pub(crate) async fn expire(inner: &Inner) -> Result<(), EngineError> {
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     for payment in inner.store.payments_waiting(LISTED).await? {
         if payment.expires_ms > now_ms {
             continue;
@@ -176,7 +176,7 @@ async fn end(
     kind: EventKind,
     fill: impl FnOnce(Draft) -> Draft,
 ) -> Result<PaymentView, EngineError> {
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     store.advance(&mut payment, event, now_ms).await?;
     store.void(from_ref(&payment), now_ms).await?;
     store.outbox(kind.as_str(), from_ref(&payment), now_ms).await?;

@@ -12,12 +12,12 @@ use alloy::{
 };
 use ed25519_dalek::SigningKey;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{OperatorQuery, Problem, TightenReceipt},
     auth::{self, AuthError},
+    clock::Clock,
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
         AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
@@ -91,6 +91,13 @@ impl AgentClient {
         self
     }
 
+    /// Signs by another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.http.clock = clock;
+        self
+    }
+
     /// Asks for a payment. `key` names the purchase: choose it once, keep it over retries.
     ///
     /// # Errors
@@ -146,7 +153,7 @@ impl AgentClient {
 
     async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let sign = |request: auth::Request<'_>| {
-            auth::agent::sign(request, &self.key, now_s(), &auth::fresh_nonce())
+            auth::agent::sign(request, &self.key, self.http.clock.now_s(), &auth::fresh_nonce())
         };
         self.http.send(call, sign).await
     }
@@ -189,6 +196,13 @@ impl OperatorClient {
     #[must_use]
     pub fn signed_origin(mut self, origin: &str) -> Self {
         self.http.origin = origin.trim_end_matches('/').to_owned();
+        self
+    }
+
+    /// As [`AgentClient::clock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.http.clock = clock;
         self
     }
 
@@ -347,16 +361,18 @@ impl OperatorClient {
     async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let sign = |request: auth::Request<'_>| {
             let nonce = auth::fresh_nonce();
-            let value = auth::operator::sign(request, &self.key, &self.domain, now_s(), &nonce)?;
+            let value = auth::operator::sign(
+                request,
+                &self.key,
+                &self.domain,
+                self.http.clock.now_s(),
+                &nonce,
+            )?;
             let name = HeaderName::from_static(auth::operator::HEADER);
             Ok(HeaderMap::from_iter([(name, value)]))
         };
         self.http.send(call, sign).await
     }
-}
-
-fn now_s() -> u64 {
-    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
 }
 
 fn with_query(path: &str, query: &OperatorQuery) -> Result<String, ClientError> {
@@ -415,6 +431,7 @@ struct Http {
     client: reqwest::Client,
     base: String,
     origin: String,
+    clock: Clock,
 }
 
 impl Http {
@@ -432,7 +449,7 @@ impl Http {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| ClientError::Unsendable(error.to_string()))?;
-        Ok(Self { client, origin: base.clone(), base })
+        Ok(Self { client, origin: base.clone(), base, clock: Clock::system() })
     }
 
     async fn send<T: DeserializeOwned>(

@@ -19,7 +19,7 @@ use crate::{
     approval,
     audit::{Draft, EventKind},
     book::{Agent, Book},
-    clock,
+    clock::{self, Clock},
     config::Config,
     fees::{self, Fees},
     governance, intake,
@@ -134,6 +134,7 @@ impl Stop {
 /// What the engine's tasks share.
 pub(crate) struct Inner {
     pub config: Config,
+    pub clock: Clock,
     pub store: Store,
     pub rpc: Rpc,
     pub keys: Keys,
@@ -171,13 +172,13 @@ impl Inner {
     /// head further ahead than `chain.clock_drift_s` is not believed.
     pub(crate) fn now_s(&self) -> u64 {
         let head = self.head().map_or(0, |head| head.time_s());
-        let now = clock::now_s();
+        let now = self.clock.now_s();
         now.max(head.min(now.saturating_add(self.config.chain.clock_drift_s)))
     }
 
     /// May the audit log take one more note about a stranger now?
     fn strangers_may_note(&self) -> bool {
-        let now_s = clock::now_s();
+        let now_s = self.clock.now_s();
         let mut seen = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.0 != now_s {
             *seen = (now_s, 0);
@@ -357,6 +358,12 @@ impl Engine {
     #[must_use]
     pub fn domain(&self) -> (u64, Address) {
         (self.inner.config.chain.chain_id, self.inner.config.chain.wallet)
+    }
+
+    /// Returns the clock the daemon lives by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Spends a nonce durably.
@@ -704,7 +711,7 @@ impl Engine {
     /// `unavailable`, with what is missing.
     pub async fn ready(&self) -> Result<(), Refusal> {
         let written_s = self.inner.written_s.load(Ordering::Relaxed);
-        if clock::now_s().saturating_sub(written_s) > WRITTEN_WITHIN_S {
+        if self.inner.clock.now_s().saturating_sub(written_s) > WRITTEN_WITHIN_S {
             return Err(Refusal::new(Code::Unavailable, "the store cannot be written")
                 .hint("look at the daemon's log, and at the disk"));
         }

@@ -115,7 +115,7 @@ async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
             // Before the mark moves: a reading that fails is repeated, even after a restart.
             inner.stale.store(true, Ordering::Release);
         }
-        store.append_audit(&drafts, clock::now_ms()).await?;
+        store.append_audit(&drafts, inner.clock.now_ms()).await?;
         store.set_meta(FOLLOWED, &to.to_string()).await?;
         store.commit().await?;
         from = to + 1;
@@ -584,14 +584,14 @@ pub(crate) async fn propose(
         ready_at_s: None,
     };
     let view = inner.proposal_view(&row, &[])?;
-    if !store.insert_proposal(&row, clock::now_ms()).await? {
+    if !store.insert_proposal(&row, inner.clock.now_ms()).await? {
         return Err(conflict(format!("the same change is already proposed as {}", row.id))
             .hint("sign that one, or cancel it first"));
     }
     let draft = Draft::new(EventKind::PolicyProposed, format!("operator:{operator}")).data(json!({
         "id": row.id, "change": row.change, "summary": view.summary, "digest": row.digest,
     }));
-    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.append_audit(&[draft], inner.clock.now_ms()).await?;
     store.commit().await?;
     Ok(view)
 }
@@ -616,14 +616,15 @@ pub(crate) async fn sign(
     if !store.move_proposal(id, &[collecting], collecting, None).await? {
         return Err(conflict("the proposal takes no more signatures"));
     }
-    let (fresh, signers) = store.add_signature(row.digest, &signature, clock::now_ms()).await?;
+    let (fresh, signers) =
+        store.add_signature(row.digest, &signature, inner.clock.now_ms()).await?;
     if !fresh {
         return Err(conflict(format!("{} has signed it already", body.signer)));
     }
     let draft = Draft::new(EventKind::PolicyApproved, format!("operator:{}", body.signer)).data(
         json!({ "id": id, "digest": row.digest, "signatures": inner.count_operators(&signers) }),
     );
-    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.append_audit(&[draft], inner.clock.now_ms()).await?;
     store.commit().await?;
     show(inner, id).await
 }
@@ -701,7 +702,7 @@ pub(crate) async fn cancel(
     }
     let draft = Draft::new(EventKind::PolicyRolledBack, format!("operator:{operator}"))
         .data(json!({ "id": id }));
-    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.append_audit(&[draft], inner.clock.now_ms()).await?;
     store.commit().await?;
     show(inner, id).await
 }
@@ -808,7 +809,7 @@ async fn launch(
     let open = prepare(inner, &mut store, sender, call).await.map_err(refuse)?;
     let hash = open.attempts.first().map(|attempt| attempt.hash).unwrap_or_default();
     let draft = Draft::new(event, "daemon").tx(&open.tx.id).data(data).and("hash", json!(hash));
-    store.append_audit(&[draft], clock::now_ms()).await?;
+    store.append_audit(&[draft], inner.clock.now_ms()).await?;
     store.commit().await?;
     inner.launch(open);
     Ok(hash)

@@ -16,7 +16,6 @@ use tracing::error;
 
 use crate::{
     audit::{Draft, EventKind},
-    clock,
     contract::{self, ApprovedPayment},
     engine::{Accepted, Inner, NonceClaim, Stop},
     money::Usdc,
@@ -329,7 +328,7 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
             }
         });
     }
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     tx.insert_payments(&group.accepted).await?;
     tx.insert_payments(&group.denied).await?;
     tx.reserve(&group.accepted, now_ms).await?;
@@ -438,7 +437,7 @@ impl<'a> Group<'a> {
             });
         }
 
-        let now_ms = clock::now_ms();
+        let now_ms = inner.clock.now_ms();
         let now_s = inner.now_s();
         let invoice = request.context.invoice.as_ref().map(|text| (request.payee, text.clone()));
         let taken = invoice.as_ref().is_some_and(|invoice| self.invoices.contains(invoice));

@@ -26,7 +26,7 @@ use crate::{
     audit::{Draft, EventKind},
     auth,
     book::{Agent, Book},
-    clock,
+    clock::Clock,
     config::Config,
     contract,
     engine::{Engine, EngineError, Inner, Stop},
@@ -132,11 +132,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts everything: store, chain, book, tasks, API. Returns once the API listens.
+    /// Starts everything: store, chain, book, tasks, API. Returns once the API listens. Whatever is
+    /// decided by time goes by `clock`.
     ///
     /// # Errors
     /// See [`StartError`]: the daemon starts whole or not at all.
-    pub async fn start(config: Config, keys: Keys) -> Result<Self, StartError> {
+    pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
         let cannot = |source| StartError::Store {
             url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
             source,
@@ -150,7 +151,7 @@ impl Service {
             Categories::new(config.categories.clone())?,
             vec![Address::ZERO, config.chain.wallet, config.chain.usdc],
         );
-        load_agents(&config, &store, &keys, &mut book).await?;
+        load_agents(&config, &store, &keys, &clock, &mut book).await?;
         load_payees(&config, &store, &mut book).await?;
 
         let relayers = (0..config.submit.relayers)
@@ -180,7 +181,8 @@ impl Service {
             reading: AsyncMutex::new(()),
             head: std::sync::Mutex::new(None),
             chain_reached: true.into(),
-            written_s: clock::now_s().into(),
+            written_s: clock.now_s().into(),
+            clock,
             strangers: std::sync::Mutex::default(),
             relayers,
             nonce_epoch,
@@ -289,6 +291,7 @@ async fn load_agents(
     config: &Config,
     store: &Store,
     keys: &Keys,
+    clock: &Clock,
     book: &mut Book,
 ) -> Result<(), StartError> {
     let read = |path: &Path, source| StartError::Read { path: path.display().to_string(), source };
@@ -339,7 +342,7 @@ async fn load_agents(
                 revision,
                 frozen: false,
             };
-            tx.put_agent(&row, clock::now_ms()).await.map_err(|error| {
+            tx.put_agent(&row, clock.now_ms()).await.map_err(|error| {
                 if error.is_duplicate() {
                     conflict(format!("key_index {} was another agent's", policy.key_index))
                 } else {
@@ -356,7 +359,7 @@ async fn load_agents(
             })));
             // Every entry has its policy's text: not all of them at once in memory.
             if drafts.len() == NOTED {
-                tx.append_audit(&std::mem::take(&mut drafts), clock::now_ms()).await?;
+                tx.append_audit(&std::mem::take(&mut drafts), clock.now_ms()).await?;
             }
         }
         let public_key = VerifyingKey::from_bytes(&policy.public_key)
@@ -370,7 +373,7 @@ async fn load_agents(
         }
         book.add_agent(Agent { policy, address, key_id, chain: None, usage: Usage::default() });
     }
-    tx.append_audit(&drafts, clock::now_ms()).await?;
+    tx.append_audit(&drafts, clock.now_ms()).await?;
     tx.commit().await?;
     if book.agents.is_empty() {
         warn!(folder = %config.policies.display(), "there is no policy file: nobody can pay");
@@ -430,7 +433,7 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
     for row in &open {
         inner.book().replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);
     }
-    let since_ms = clock::now_ms() - 26 * 3_600_000;
+    let since_ms = inner.clock.now_ms() - 26 * 3_600_000;
     let mut accepted = pin!(inner.store.accepted_since(since_ms, 1_000));
     while let Some(row) = accepted.try_next().await? {
         let facts = Facts { payee: row.payee, amount: row.amount, overrides: 0 };
@@ -471,8 +474,8 @@ async fn checkpoint(store: Store, stop: Stop) {
 async fn keep(inner: Arc<Inner>, stop: Stop) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let anchors = AsyncMutex::new((B256::ZERO, None::<tokio::time::Instant>));
-    let mut probed = None::<tokio::time::Instant>;
+    let anchors = AsyncMutex::new((B256::ZERO, None::<Duration>));
+    let mut probed = None::<Duration>;
     loop {
         let last = tokio::select! {
             () = stop.asked() => true,
@@ -484,10 +487,10 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
         if last {
             return;
         }
-        if probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY) {
-            probed = Some(tokio::time::Instant::now());
+        if probed.is_none_or(|at| inner.clock.steady().saturating_sub(at) >= PROBE_EVERY) {
+            probed = Some(inner.clock.steady());
             match inner.store.probe().await {
-                Ok(()) => inner.written_s.store(clock::now_s(), Ordering::Relaxed),
+                Ok(()) => inner.written_s.store(inner.clock.now_s(), Ordering::Relaxed),
                 Err(error) => warn!(%error, "the store cannot be written"),
             }
         }
@@ -499,29 +502,29 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
 
 async fn housekeeping(
     inner: &Inner,
-    anchors: &AsyncMutex<(B256, Option<tokio::time::Instant>)>,
+    anchors: &AsyncMutex<(B256, Option<Duration>)>,
     last: bool,
 ) -> Result<(), EngineError> {
     approval::expire(inner).await?;
     // Each second, a second's worth: nobody waits for a long deletion.
     let mut tx = inner.store.begin().await?;
-    tx.forget_nonces(clock::now_s()).await?;
+    tx.forget_nonces(inner.clock.now_s()).await?;
     tx.commit().await?;
     let (backlog, oldest) = inner.store.backlog().await?;
     inner.metrics.backlog.set(backlog.cast_signed());
-    inner.metrics.oldest_ms.set(oldest.map_or(0, |at| clock::now_ms() - at));
+    inner.metrics.oldest_ms.set(oldest.map_or(0, |at| inner.clock.now_ms() - at));
     let mut anchored = anchors.lock().await;
-    let due = anchored.1.is_none_or(|at| at.elapsed() >= ANCHOR_EVERY);
+    let due = anchored.1.is_none_or(|at| inner.clock.steady().saturating_sub(at) >= ANCHOR_EVERY);
     if !(due || last) {
         return Ok(());
     }
-    anchored.1 = Some(tokio::time::Instant::now());
+    anchored.1 = Some(inner.clock.steady());
     let head = inner.store.audit_head().await?;
     if head.head == anchored.0 || head.seq == 0 {
         return Ok(());
     }
     let anchor = head
-        .anchor(clock::now_ms(), &inner.keys.audit_key())
+        .anchor(inner.clock.now_ms(), &inner.keys.audit_key())
         .map_err(|error| EngineError::Encode(error.to_string()))?;
     let line =
         serde_json::to_string(&anchor).map_err(|error| EngineError::Encode(error.to_string()))?;

@@ -8,7 +8,6 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Query, Request},
 };
 use http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts};
-use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::{ApiConfig, problem::Refused};
@@ -99,10 +98,6 @@ impl Arrived {
     }
 }
 
-fn now_s() -> u64 {
-    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
-}
-
 /// Tells the audit log of a request nobody can be held to.
 async fn unauthenticated(engine: &Engine, arrived: &Arrived, error: AuthError) -> Refused {
     let key_id = match &error {
@@ -136,7 +131,7 @@ impl FromRequest<Api> for Agent {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refused> {
         let arrived = Arrived::read(request, api).await?;
         let lookup = |key_id: &str| api.engine.agent_by_key_id(key_id);
-        match auth::agent::verify(arrived.signed(), now_s(), lookup) {
+        match auth::agent::verify(arrived.signed(), api.engine.clock().now_s(), lookup) {
             Ok(verified) => {
                 let (key_id, nonce) = (verified.key_id, verified.nonce);
                 let claim = NonceClaim { key_id, nonce, expires_s: verified.expires };
@@ -243,10 +238,11 @@ impl FromRequest<Api> for Operator {
         let arrived = Arrived::read(request, api).await?;
         let (chain_id, wallet) = engine.domain();
         let domain = auth::operator::domain(chain_id, wallet);
-        let verified = match auth::operator::verify(arrived.signed(), &domain, now_s()) {
-            Ok(verified) => verified,
-            Err(error) => return Err(unauthenticated(&engine, &arrived, error).await),
-        };
+        let verified =
+            match auth::operator::verify(arrived.signed(), &domain, engine.clock().now_s()) {
+                Ok(verified) => verified,
+                Err(error) => return Err(unauthenticated(&engine, &arrived, error).await),
+            };
         // Before the nonce: a stranger's signature must not fill the store with nonces.
         let address = verified.address;
         if !engine.is_operator(address) {

@@ -8,6 +8,7 @@ use tracing::{error, info};
 
 use super::{CliError, Kind};
 use crate::{
+    clock::Clock,
     config::{Config, ConfigError},
     keys::{Keys, PassphraseArgs},
     rpc::RpcError,
@@ -59,7 +60,7 @@ pub(super) fn unlock(config: &Config, mut from: PassphraseArgs) -> Result<Keys, 
 }
 
 async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
-    let mut service = Service::start(config, keys).await?;
+    let mut service = Service::start(config, keys, Clock::system()).await?;
     println!("listening on http://{}", service.addr());
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {

@@ -14,7 +14,6 @@ use tracing::{debug, warn};
 use super::{BatchRef, Manifest, Outgoing, prepare};
 use crate::{
     audit::{Draft, EventKind},
-    clock,
     contract::{self, Batch, IPolicyWallet, PayBatch},
     engine::{EngineError, Inner, Stop},
     intake::approval_message,
@@ -68,7 +67,7 @@ async fn some(inner: &Inner) -> Result<bool, EngineError> {
     let Some(sender) = inner.flights.freest(&relayers, inner.config.submit.in_flight) else {
         return Ok(false);
     };
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     let limit = inner.config.submit.batch_items;
     let rows = inner.store.payments_queued(now_ms, limit).await?;
     let Some(first) = rows.first() else { return Ok(false) };

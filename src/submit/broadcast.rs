@@ -1,11 +1,7 @@
 //! Broadcast: stored bytes go out, again and again until the chain has the nonce; nothing else
 //! ever does. What a node answers steers when to send next, and never ends a payment.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256};
 use serde_json::json;
@@ -18,7 +14,6 @@ use tracing::{info, warn};
 use super::{Flight, sign};
 use crate::{
     audit::{Draft, EventKind},
-    clock,
     engine::{EngineError, Inner, Stop},
     fees::{self, Bump, Fees},
     outcome::{SendClass, classify},
@@ -79,7 +74,7 @@ fn is_due(inner: &Inner, flight: &Flight) -> bool {
         Some(Err(class)) if class.wants_higher_fees() => Duration::from_secs(1),
         _ => Duration::from_secs(1 << flight.sends.min(6)).min(resend),
     };
-    last.elapsed() >= pause
+    inner.clock.steady().saturating_sub(last) >= pause
 }
 
 async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
@@ -91,7 +86,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
                 "hash": attempt.hash, "max_fee": attempt.max_fee.to_string(),
                 "tip": attempt.tip.to_string(),
             }));
-        store.append_audit(&[draft], clock::now_ms()).await?;
+        store.append_audit(&[draft], inner.clock.now_ms()).await?;
         store.commit().await?;
         info!(tx = flight.open.tx.id, hash = %attempt.hash, "replaced with higher fees");
         flight.open.attempts.push(attempt.clone());
@@ -102,7 +97,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
     inner.metrics.sends.get_or_create(&answer.into()).inc();
     let first = flight.sends == 0;
     inner.flights.update(&flight.open.tx, |known| {
-        known.last_sent = Some(Instant::now());
+        known.last_sent = Some(inner.clock.steady());
         known.sends = known.sends.saturating_add(1);
         known.answer = Some(answer);
     });
@@ -114,7 +109,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         warn!(tx = flight.open.tx.id, class = class.as_str(), words, "the node did not take it");
     }
     if first || !has_it {
-        let now_ms = clock::now_ms();
+        let now_ms = inner.clock.now_ms();
         let mut store = inner.store.begin().await?;
         // Whatever the answer was, the bytes have left: only the chain can say now.
         store.mark_sent(&flight.open.tx.id, attempt.hash, now_ms).await?;
@@ -151,7 +146,7 @@ fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, Eng
     let (Some(last), Some(answer)) = (flight.open.attempts.last(), flight.answer) else {
         return Ok(None);
     };
-    let age_ms = clock::now_ms() - last.created_ms;
+    let age_ms = inner.clock.now_ms() - last.created_ms;
     let ignored = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown))
         && age_ms >= crate::intake::seconds(inner.config.submit.replace_after_s);
     let refused =

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     audit::{Draft, EventKind},
-    clock,
     engine::{EngineError, Inner, Stop},
     governance,
     money::Usdc,
@@ -172,7 +171,7 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
 
 /// Notes the block a transaction stands in, or that it lost it.
 async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<(), EngineError> {
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
     store.place_tx(&open.tx.id, at.map(|(_, block)| block)).await?;
     match at {
@@ -256,7 +255,7 @@ async fn finish(
     }
 
     let ready = governance::still_waits(inner, &manifest, mined.receipt).await?;
-    let now_ms = clock::now_ms();
+    let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
     let ended = waiting.is_empty();
     if ended && !store.finish_tx(&open.tx.id, block.height(), gas_used).await? {

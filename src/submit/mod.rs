@@ -14,7 +14,7 @@ mod outcome;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::Duration,
 };
 
 use alloy::{
@@ -26,7 +26,6 @@ use alloy::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock,
     engine::{EngineError, Inner},
     fees::Fees,
     outcome::SendClass,
@@ -67,7 +66,8 @@ pub(crate) struct BatchRef {
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
     pub open: OpenTx,
-    pub last_sent: Option<Instant>,
+    /// By [`crate::clock::Clock::steady`].
+    pub last_sent: Option<Duration>,
     pub sends: u32,
     /// Final, but something it carried can still run: it waits, and takes up no sender.
     pub waiting: bool,
@@ -190,7 +190,7 @@ pub(crate) fn sign(
         raw: envelope.encoded_2718().into(),
         max_fee: fees.max_fee,
         tip: fees.tip,
-        created_ms: clock::now_ms(),
+        created_ms: inner.clock.now_ms(),
     })
 }
 
@@ -222,7 +222,7 @@ pub(crate) async fn prepare(
         manifest: serde_json::to_string(&call.manifest)
             .map_err(|error| EngineError::Encode(error.to_string()))?,
         block: None,
-        created_ms: clock::now_ms(),
+        created_ms: inner.clock.now_ms(),
     };
     let attempt = sign(inner, &signer, &tx, inner.first_fees())?;
     store.insert_tx(&tx, &attempt).await?;

@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod chaos;
+mod clock;
 mod crashes;
 mod digests;
 mod fees;

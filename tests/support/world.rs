@@ -11,6 +11,7 @@ use alloy::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bursar::{
     client::{AgentClient, ClientError, OperatorClient},
+    clock::Clock,
     config::Config,
     contract::Names,
     devnet::{BlockTime, Devnet, Manifest, Options},
@@ -18,6 +19,7 @@ use bursar::{
     payment::{Context, PaymentId, PaymentRequest, State},
     refusal::Code,
     review,
+    service::Service,
     view::{PaymentView, ProposalView, ProposeBody, SignatureBody, TightenOrder, WalletView},
 };
 use ed25519_dalek::SigningKey;
@@ -165,6 +167,13 @@ impl World {
     pub async fn restart(&mut self) {
         assert!(self.daemon.is_none());
         self.daemon = Some(Daemon::start(&self.card.config, &self.card.api).await);
+    }
+
+    /// Serves in this process, by a clock that the test holds; `AgentClient::clock` and
+    /// `OperatorClient::clock` sign by the same one.
+    pub async fn serve_here(&self, clock: &Clock) -> Service {
+        assert!(self.daemon.is_none());
+        Service::start(self.config(), self.daemon_keys(), clock.clone()).await.unwrap()
     }
 
     /// The configuration as the daemon reads it.
