@@ -237,24 +237,36 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
             }
         }
         let group = std::mem::replace(&mut group, Vec::with_capacity(GROUP_LIMIT));
-        match decide(&inner, &group).await {
-            Ok(answers) => answer(group, answers),
-            Err(fault) if fault.is_unknown_outcome() => return answer_alone(group, Err(fault)),
-            // One unreadable row must not refuse its neighbours: each job by itself.
-            Err(_) if group.len() > 1 => {
-                for job in group {
-                    let alone = [job];
-                    let answers = decide(&inner, &alone).await;
-                    let unknown = answers.as_ref().is_err_and(StoreError::is_unknown_outcome);
-                    answer_alone(alone, answers);
-                    if unknown {
-                        return;
-                    }
-                }
-            }
-            Err(fault) => answer_alone(group, Err(fault)),
+        if !settle(&inner, group).await {
+            return;
         }
     }
+}
+
+/// Decides a group and answers it. Says whether it can go on: not where a commit's outcome is not
+/// known.
+pub(crate) async fn settle(inner: &Inner, group: Vec<Job>) -> bool {
+    match decide(inner, &group).await {
+        Ok(answers) => answer(group, answers),
+        Err(fault) if fault.is_unknown_outcome() => {
+            answer_alone(group, Err(fault));
+            return false;
+        }
+        // One unreadable row must not refuse its neighbours: each job by itself.
+        Err(_) if group.len() > 1 => {
+            for job in group {
+                let alone = [job];
+                let answers = decide(inner, &alone).await;
+                let unknown = answers.as_ref().is_err_and(StoreError::is_unknown_outcome);
+                answer_alone(alone, answers);
+                if unknown {
+                    return false;
+                }
+            }
+        }
+        Err(fault) => answer_alone(group, Err(fault)),
+    }
+    true
 }
 
 enum Answer {

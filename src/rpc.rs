@@ -1,6 +1,7 @@
 //! JSON-RPC to a node: bounded answers, time-outs, batches, and an honest "don't know".
 
 use std::{
+    fmt::Debug,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -9,6 +10,7 @@ use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     rpc::types::{Log, TransactionReceipt},
 };
+use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
@@ -94,6 +96,45 @@ impl Head {
     }
 }
 
+/// Carries a request to a node and brings back its whole answer: HTTP, or a chain that is modelled in
+/// the process.
+pub(crate) trait Wire: Debug + Send + Sync {
+    /// Posts one body to one endpoint. The error says what came instead of an answer.
+    fn post<'a>(
+        &'a self,
+        url: &'a str,
+        body: String,
+    ) -> BoxFuture<'a, Result<(StatusCode, Vec<u8>), String>>;
+}
+
+/// JSON-RPC over HTTP.
+#[derive(Debug)]
+struct Http(reqwest::Client);
+
+impl Wire for Http {
+    fn post<'a>(
+        &'a self,
+        url: &'a str,
+        body: String,
+    ) -> BoxFuture<'a, Result<(StatusCode, Vec<u8>), String>> {
+        Box::pin(async move {
+            let request = self.0.post(url).header("content-type", "application/json").body(body);
+            // Endpoints' URLs hold secrets.
+            let why = |error: reqwest::Error| error.without_url().to_string();
+            let mut response = request.send().await.map_err(why)?;
+            let status = response.status();
+            let mut bytes = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(why)? {
+                if bytes.len() + chunk.len() > ANSWER_LIMIT {
+                    return Err("the answer is too long".into());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok((status, bytes))
+        })
+    }
+}
+
 /// One way to a node.
 #[derive(Debug)]
 struct Endpoint {
@@ -105,7 +146,7 @@ struct Endpoint {
 /// The node, behind one or more endpoints.
 #[derive(Debug)]
 pub struct Rpc {
-    http: reqwest::Client,
+    wire: Box<dyn Wire>,
     endpoints: Vec<Endpoint>,
     chain_id: u64,
     current: AtomicUsize,
@@ -147,12 +188,17 @@ impl Rpc {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| RpcError::unknown("connect", error))?;
+        Ok(Self::over(Box::new(Http(http)), endpoints, chain_id))
+    }
+
+    /// The same over any wire.
+    pub(crate) fn over(wire: Box<dyn Wire>, endpoints: Vec<String>, chain_id: u64) -> Self {
         let endpoints = endpoints
             .into_iter()
             .map(|url| Endpoint { url, checked: AtomicBool::new(false) })
             .collect();
         let (current, calls) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { http, endpoints, chain_id, current, calls })
+        Self { wire, endpoints, chain_id, current, calls }
     }
 
     /// Returns the number of calls made so far, each member of a batch counted.
@@ -231,27 +277,7 @@ impl Rpc {
     ) -> Result<(StatusCode, Vec<u8>), RpcError> {
         let endpoint =
             self.endpoints.get(index).ok_or_else(|| RpcError::unknown(method, "no endpoint"))?;
-        let mut response = self
-            .http
-            .post(&endpoint.url)
-            .header("content-type", "application/json")
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| RpcError::unknown(method, error.without_url()))?;
-        let status = response.status();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| RpcError::unknown(method, error.without_url()))?
-        {
-            if bytes.len() + chunk.len() > ANSWER_LIMIT {
-                return Err(RpcError::unknown(method, "the answer is too long"));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok((status, bytes))
+        self.wire.post(&endpoint.url, body).await.map_err(|why| RpcError::unknown(method, why))
     }
 
     /// Calls one method.

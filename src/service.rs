@@ -138,62 +138,13 @@ impl Service {
     /// # Errors
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
-        let cannot = |source| StartError::Store {
-            url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
-            source,
-        };
-        let lock = Store::lock(&config.store).map_err(cannot)?;
-        let store = Store::open(&config.store).await.map_err(cannot)?;
         let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id)?;
-        check_chain(&config, &rpc).await?;
-        let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
-        let mut book = Book::new(
-            Categories::new(config.categories.clone())?,
-            vec![Address::ZERO, config.chain.wallet, config.chain.usdc],
-        );
-        load_agents(&config, &store, &keys, &clock, &mut book).await?;
-        load_payees(&config, &store, &mut book).await?;
-
-        let relayers = (0..config.submit.relayers)
-            .map(|j| keys.relayer(j))
-            .collect::<Result<Vec<_>, KeyError>>()?;
-        let nonce_epoch = nonce_epoch(&store).await?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
-        let addr = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
-
-        let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
-        let inner = Arc::new(Inner {
-            store: store.clone(),
-            rpc,
-            keys,
-            domain,
-            metrics: Metrics::default(),
-            flights: Flights::default(),
-            intake: jobs,
-            queued: Notify::new(),
-            signed: Notify::new(),
-            book: std::sync::Mutex::new(book),
-            stale: true.into(),
-            reading: AsyncMutex::new(()),
-            head: std::sync::Mutex::new(None),
-            chain_reached: true.into(),
-            written_s: clock.now_s().into(),
-            clock,
-            strangers: std::sync::Mutex::default(),
-            relayers,
-            nonce_epoch,
-            config,
-        });
-        inner.set_head(inner.rpc.latest().await?);
-        // The past first: what was final, what is reserved, what is on its way.
-        let last = (inner.height() + 1).saturating_sub(inner.config.chain.confirmations);
-        governance::follow(&inner, last).await?;
-        load_history(&inner).await?;
-        submit::load(&inner).await?;
+        let Awake { inner, queue, lock } = wake(config, keys, clock, rpc).await?;
+        let listen = inner.config.listen;
+        let cannot = |source| StartError::Listen { addr: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let addr = listener.local_addr().map_err(cannot)?;
+        let store = inner.store.clone();
 
         let (stop, stopped) = Stop::pair();
         let mut tasks = JoinSet::new();
@@ -267,6 +218,72 @@ impl Service {
         }
         self.store.close().await;
     }
+}
+
+/// A daemon that knows everything, before its first task.
+pub(crate) struct Awake {
+    pub inner: Arc<Inner>,
+    pub queue: mpsc::Receiver<intake::Job>,
+    pub lock: StoreLock,
+}
+
+/// Opens the store, checks the chain, and takes up what a former run left.
+pub(crate) async fn wake(
+    config: Config,
+    keys: Keys,
+    clock: Clock,
+    rpc: Rpc,
+) -> Result<Awake, StartError> {
+    let cannot = |source| StartError::Store {
+        url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
+        source,
+    };
+    let lock = Store::lock(&config.store).map_err(cannot)?;
+    let store = Store::open(&config.store).await.map_err(cannot)?;
+    check_chain(&config, &rpc).await?;
+    let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
+    let mut book = Book::new(
+        Categories::new(config.categories.clone())?,
+        vec![Address::ZERO, config.chain.wallet, config.chain.usdc],
+    );
+    load_agents(&config, &store, &keys, &clock, &mut book).await?;
+    load_payees(&config, &store, &mut book).await?;
+
+    let relayers = (0..config.submit.relayers)
+        .map(|j| keys.relayer(j))
+        .collect::<Result<Vec<_>, KeyError>>()?;
+    let nonce_epoch = nonce_epoch(&store).await?;
+
+    let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
+    let inner = Arc::new(Inner {
+        store: store.clone(),
+        rpc,
+        keys,
+        domain,
+        metrics: Metrics::default(),
+        flights: Flights::default(),
+        intake: jobs,
+        queued: Notify::new(),
+        signed: Notify::new(),
+        book: std::sync::Mutex::new(book),
+        stale: true.into(),
+        reading: AsyncMutex::new(()),
+        head: std::sync::Mutex::new(None),
+        chain_reached: true.into(),
+        written_s: clock.now_s().into(),
+        clock,
+        strangers: std::sync::Mutex::default(),
+        relayers,
+        nonce_epoch,
+        config,
+    });
+    inner.set_head(inner.rpc.latest().await?);
+    // The past first: what was final, what is reserved, what is on its way.
+    let last = (inner.height() + 1).saturating_sub(inner.config.chain.confirmations);
+    governance::follow(&inner, last).await?;
+    load_history(&inner).await?;
+    submit::load(&inner).await?;
+    Ok(Awake { inner, queue, lock })
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

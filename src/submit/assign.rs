@@ -62,7 +62,7 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 }
 
 /// Assigns one transaction's worth. Answers whether there may be more.
-async fn some(inner: &Inner) -> Result<bool, EngineError> {
+pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
     let relayers = inner.relayer_addresses();
     let Some(sender) = inner.flights.freest(&relayers, inner.config.submit.in_flight) else {
         return Ok(false);

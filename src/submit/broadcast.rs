@@ -40,25 +40,33 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 
 /// Sends what is due: the senders side by side, each sender's nonces in order.
 async fn round(inner: &Arc<Inner>) {
+    let mut senders = JoinSet::new();
+    for flights in due(inner).into_values() {
+        let inner = Arc::clone(inner);
+        senders.spawn(async move { in_order(&inner, flights).await });
+    }
+    while senders.join_next().await.is_some() {}
+}
+
+/// Finds what is due: each sender's transactions, by nonce.
+pub(crate) fn due(inner: &Inner) -> BTreeMap<Address, Vec<Flight>> {
     let mut due: BTreeMap<Address, Vec<Flight>> = BTreeMap::new();
     for flight in inner.flights.all() {
         if is_due(inner, &flight) {
             due.entry(flight.open.tx.sender).or_default().push(flight);
         }
     }
-    let mut senders = JoinSet::new();
-    for flights in due.into_values() {
-        let inner = Arc::clone(inner);
-        senders.spawn(async move {
-            for flight in flights {
-                if let Err(error) = send(&inner, flight).await {
-                    warn!(%error, "a transaction could not be sent; trying again");
-                    return;
-                }
-            }
-        });
+    due
+}
+
+/// Sends one sender's transactions. What cannot be stored holds up those behind it.
+pub(crate) async fn in_order(inner: &Inner, flights: Vec<Flight>) {
+    for flight in flights {
+        if let Err(error) = send(inner, flight).await {
+            warn!(%error, "a transaction could not be sent; trying again");
+            return;
+        }
     }
-    while senders.join_next().await.is_some() {}
 }
 
 fn is_due(inner: &Inner, flight: &Flight) -> bool {

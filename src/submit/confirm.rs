@@ -57,7 +57,7 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 }
 
 /// One look at the newest head. `seen` moves only when everything up to it is done.
-async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError> {
+pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError> {
     let head = inner.rpc.latest().await?;
     inner.set_head(head);
     if seen.as_ref() == Some(&head) {
