@@ -5,6 +5,7 @@
 //! from it. Typed data is written once, here; signers, wallets and tests all take it from here.
 
 mod change;
+pub mod escrow;
 
 use alloy::{
     dyn_abi::TypedData,

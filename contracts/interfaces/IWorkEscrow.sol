@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-
 /// @dev Releases, as bits of `Terms.anyOf`, `Terms.allOf` and `Proof.claims`.
 uint8 constant BY_PAYER = 1;
 uint8 constant BY_ARBITER = 2;
@@ -216,7 +214,7 @@ interface IWorkEscrow {
     /* VIEWS */
 
     /// @notice The one token.
-    function TOKEN() external view returns (IERC20);
+    function TOKEN() external view returns (address);
 
     function getEscrowId(Terms calldata terms) external view returns (bytes32);
     function getState(bytes32 escrowId) external view returns (State memory);
