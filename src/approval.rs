@@ -179,7 +179,7 @@ async fn end(
     let now_ms = inner.clock.now_ms();
     store.advance(&mut payment, event, now_ms).await?;
     store.void(from_ref(&payment), now_ms).await?;
-    store.outbox(kind.as_str(), from_ref(&payment), now_ms).await?;
+    store.tell_end(kind, from_ref(&payment), now_ms).await?;
     let draft = Draft::new(kind, "daemon").agent(&payment.agent).payment(payment.id);
     store.append_audit(&[fill(draft)], now_ms).await?;
     store.commit().await?;

@@ -150,6 +150,34 @@ events! {
     ReconcileMismatch = "reconcile.mismatch";
     /// The log's head was signed.
     AuditAnchored = "audit.anchored";
+    /// Something is wrong that a person should look at.
+    AlertRaised = "alert.raised";
+    /// It is right again.
+    AlertCleared = "alert.cleared";
+}
+
+impl EventKind {
+    /// Is each entry of this kind told to webhooks too? The ends of payments are not here: they are
+    /// told with the payment.
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        matches!(
+            self,
+            Self::PaymentAwaitingApproval
+                | Self::PolicyProposed
+                | Self::PolicyApproved
+                | Self::PolicySubmitted
+                | Self::PolicyTightened
+                | Self::PolicyRefused
+                | Self::PolicyChanged
+                | Self::PolicyPublished
+                | Self::PolicyRolledBack
+                | Self::AgentFrozen
+                | Self::AgentUnfrozen
+                | Self::AlertRaised
+                | Self::AlertCleared
+        )
+    }
 }
 
 /// What is to be logged.

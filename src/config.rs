@@ -40,6 +40,9 @@ pub struct Config {
     /// How long payments and approvals wait.
     #[serde(default)]
     pub payments: PaymentsConfig,
+    /// From where on something is an alert.
+    #[serde(default)]
+    pub alerts: AlertsConfig,
     /// Labels for payee addresses. The contract decides who is a payee; this names them.
     #[serde(default)]
     pub payees: Vec<PayeeLabel>,
@@ -128,6 +131,37 @@ pub struct PaymentsConfig {
 impl Default for PaymentsConfig {
     fn default() -> Self {
         Self { queue_ttl_s: 86_400, approval_ttl_s: 86_400, intake_queue: 2_048 }
+    }
+}
+
+/// From where on something is an alert. Each comes down again well below its threshold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlertsConfig {
+    /// Seconds that the oldest payment may be on its way.
+    pub backlog_s: u64,
+    /// Full batches, at the fees of now, that each relayer's gas money must be good for.
+    pub gas_batches: u64,
+    /// Seconds that the newest block may be old, or the chain out of reach.
+    pub rpc_lag_s: u64,
+    /// Percent of a cap that may be used: 11 to 100.
+    pub cap_percent: u64,
+    /// Refusals of one agent (or of strangers) within `denials_within_s`.
+    pub denials: u64,
+    /// The span for refusals, in seconds: 10 to 3,600.
+    pub denials_within_s: u64,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self {
+            backlog_s: 300,
+            gas_batches: 10,
+            rpc_lag_s: 120,
+            cap_percent: 90,
+            denials: 100,
+            denials_within_s: 300,
+        }
     }
 }
 
@@ -242,6 +276,18 @@ impl Config {
             1,
             1_000_000,
             "use 1 to 1000000",
+        )?;
+        range("alerts.backlog_s", self.alerts.backlog_s, 1, 604_800, "use 1 to 604800")?;
+        range("alerts.gas_batches", self.alerts.gas_batches, 1, 1_000_000, "use 1 to 1000000")?;
+        range("alerts.rpc_lag_s", self.alerts.rpc_lag_s, 1, 604_800, "use 1 to 604800")?;
+        range("alerts.cap_percent", self.alerts.cap_percent, 11, 100, "use 11 to 100")?;
+        range("alerts.denials", self.alerts.denials, 1, 1_000_000, "use 1 to 1000000")?;
+        range(
+            "alerts.denials_within_s",
+            self.alerts.denials_within_s,
+            10,
+            3_600,
+            "use 10 to 3600",
         )?;
         let value = |key, value: &str, expected| {
             Err(ConfigError::Value { key, value: format!("`{value}`"), expected })

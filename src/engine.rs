@@ -153,6 +153,8 @@ pub(crate) struct Inner {
     pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
     pub chain_reached: AtomicBool,
+    /// Unix seconds at which the chain was last reached.
+    pub reached_s: AtomicU64,
     /// Unix seconds at which the store was last written to without fault.
     pub written_s: AtomicU64,
     /// Notes about strangers in this second: unix seconds, and how many.
@@ -200,12 +202,20 @@ impl Inner {
 
     pub(crate) fn set_chain_reached(&self, reached: bool) {
         self.chain_reached.store(reached, Ordering::Relaxed);
+        if reached {
+            self.reached_s.store(self.clock.now_s(), Ordering::Relaxed);
+        }
         self.metrics.chain_reached.set(i64::from(reached));
     }
 
     /// The newest head's number; 0 before the first look.
     pub(crate) fn height(&self) -> u64 {
         self.head().map_or(0, |head| head.height())
+    }
+
+    /// The newest head's time, unix seconds; 0 before the first look.
+    pub(crate) fn head_time_s(&self) -> u64 {
+        self.head().map_or(0, |head| head.time_s())
     }
 
     pub(crate) fn base_fee(&self) -> u128 {

@@ -3,6 +3,7 @@
 //! An agent asks; a daemon that holds the keys decides and signs; a contract that holds the money
 //! enforces. The rooms and who may touch what: `docs/architecture.md`.
 
+pub mod alert;
 pub mod api;
 mod approval;
 pub mod audit;

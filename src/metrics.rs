@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{outcome::SendClass, refusal::Code};
+use crate::{alert::AlertKind, outcome::SendClass, refusal::Code};
 
 /// A refusal's code as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,6 +31,18 @@ pub struct AnswerLabel {
 impl From<Result<(), SendClass>> for AnswerLabel {
     fn from(answer: Result<(), SendClass>) -> Self {
         Self { answer: answer.map_or_else(SendClass::as_str, |()| "accepted") }
+    }
+}
+
+/// An alert's kind as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AlertLabel {
+    kind: &'static str,
+}
+
+impl From<AlertKind> for AlertLabel {
+    fn from(kind: AlertKind) -> Self {
+        Self { kind: kind.as_str() }
     }
 }
 
@@ -66,6 +78,10 @@ pub struct Metrics {
     pub head: Gauge,
     /// 1 if the last look at the chain succeeded.
     pub chain_reached: Gauge,
+    /// Alerts that are up, by kind.
+    pub alerts: Family<AlertLabel, Gauge>,
+    /// Alerts raised since start, by kind.
+    pub alerts_raised: Family<AlertLabel, Counter>,
     seconds_to_final: Histogram,
 }
 
@@ -88,6 +104,8 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             head: Gauge::default(),
             chain_reached: Gauge::default(),
+            alerts: Family::default(),
+            alerts_raised: Family::default(),
             seconds_to_final: Histogram::new(buckets),
         };
         {
@@ -121,6 +139,12 @@ impl Default for Metrics {
                 "chain_reached",
                 "1 if the last look at the chain succeeded",
                 all.chain_reached.clone(),
+            );
+            registry.register("alerts", "Alerts that are up, by kind", all.alerts.clone());
+            registry.register(
+                "alerts_raised",
+                "Alerts raised since start, by kind",
+                all.alerts_raised.clone(),
             );
             registry.register(
                 "payment_seconds",

@@ -383,6 +383,15 @@ impl Rpc {
         Ok(self.call::<U64>("eth_getTransactionCount", json!([account, block])).await?.to())
     }
 
+    /// Asks for accounts' balances at the newest head, in wei and in order.
+    ///
+    /// # Errors
+    /// [`RpcError`] if any answer is missing.
+    pub async fn balances(&self, accounts: &[Address]) -> Result<Vec<U256>, RpcError> {
+        let params: Vec<Value> = accounts.iter().map(|a| json!([a, "latest"])).collect();
+        self.batch("eth_getBalance", &params).await?.into_iter().collect()
+    }
+
     /// Asks for a contract's code.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    alert,
     api::{self, ApiConfig},
     approval,
     audit::{Draft, EventKind},
@@ -163,6 +164,7 @@ impl Service {
                 () = stopping.asked() => {}
             }
         }));
+        tasks.spawn(named("watch", alert::watch::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("checkpoint", checkpoint(store.clone(), stopped.clone())));
         let router =
@@ -270,6 +272,7 @@ pub(crate) async fn wake(
         reading: AsyncMutex::new(()),
         head: std::sync::Mutex::new(None),
         chain_reached: true.into(),
+        reached_s: clock.now_s().into(),
         written_s: clock.now_s().into(),
         clock,
         strangers: std::sync::Mutex::default(),

@@ -213,6 +213,20 @@ pub struct AgentView {
     pub at_risk: Usdc,
 }
 
+/// A relayer and its gas money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RelayerView {
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: Address,
+    /// Its balance in wei, decimal.
+    pub wei: String,
+    /// Full batches that it pays for at the fees of now.
+    pub batches: u64,
+    /// Did a node refuse one of its transactions for want of gas money?
+    pub refused: bool,
+}
+
 /// What is public about the wallet: `GET /v1/wallet`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WalletView {

@@ -5,9 +5,9 @@ use alloy::primitives::B256;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, StoreError, Tx, many::Many, parse, payment::unsigned};
+use super::{Event, Store, StoreError, Tx, many::Many, parse, payment::unsigned};
 use crate::{
-    audit::{Chain, Draft, Entry},
+    audit::{Chain, Draft, Entry, EventKind},
     payment::PaymentId,
 };
 
@@ -31,6 +31,21 @@ fn read(row: &AnyRow) -> Result<Entry, StoreError> {
 
 fn hash(text: &str) -> B256 {
     text.parse().unwrap_or_default()
+}
+
+/// An entry, as far as its readers inside the daemon need it.
+#[derive(Clone, Debug)]
+pub struct AuditNote {
+    /// Its number.
+    pub seq: u64,
+    /// When, unix milliseconds.
+    pub at_ms: i64,
+    /// What happened, by name.
+    pub kind: String,
+    /// The agent it is about.
+    pub agent: Option<String>,
+    /// Everything else; null if it is no JSON any more.
+    pub data: serde_json::Value,
 }
 
 const INSERT: Many = Many {
@@ -67,6 +82,41 @@ impl Store {
         .map(|row| row.and_then(|row| read(&row)))
     }
 
+    /// Reads entries of two kinds with numbers above `after` up to `to`, `limit` at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn audit_notes(
+        &self,
+        after: u64,
+        to: u64,
+        kinds: [EventKind; 2],
+        limit: u32,
+    ) -> Result<Vec<AuditNote>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT seq, at_ms, kind, agent_id, data FROM audit_entry
+             WHERE seq > $1 AND seq <= $2 AND kind IN ($3, $4) ORDER BY seq LIMIT $5",
+        )
+        .bind(after.cast_signed())
+        .bind(to.cast_signed())
+        .bind(kinds[0].as_str())
+        .bind(kinds[1].as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditNote {
+                    seq: unsigned("audit_entry.seq", row.try_get(0)?)?,
+                    at_ms: row.try_get(1)?,
+                    kind: row.try_get(2)?,
+                    agent: row.try_get(3)?,
+                    data: serde_json::from_str(&row.try_get::<String, _>(4)?).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
     /// Reads everything that was logged about a payment, its transactions included.
     ///
     /// # Errors
@@ -88,7 +138,9 @@ impl Store {
 }
 
 impl Tx {
-    /// Links entries to the end of the log.
+    /// Links entries to the end of the log, and tells those that [`EventKind::is_told`].
+    ///
+    /// [`EventKind::is_told`]: crate::audit::EventKind::is_told
     ///
     /// # Errors
     /// [`StoreError`].
@@ -104,13 +156,18 @@ impl Tx {
             seq: unsigned("audit_head.seq", row.try_get(0)?)?,
             head: hash(&row.try_get::<String, _>(1)?),
         };
+        let mut told = Vec::new();
         for part in INSERT.parts(drafts) {
             let mut insert = INSERT.of(part.len());
             for draft in part {
                 let draft = Draft { at_ms: now_ms, ..draft.clone() };
+                let kind = draft.kind;
                 let entry = chain
                     .append(draft)
                     .map_err(|error| StoreError::corrupt("audit_entry.data", error))?;
+                if kind.is_told() {
+                    told.push(Event::of(kind, &entry));
+                }
                 insert = insert
                     .bind(entry.seq.cast_signed())
                     .bind(entry.at_ms)
@@ -130,6 +187,6 @@ impl Tx {
             .bind(chain.head.to_string())
             .execute(&mut *self.inner)
             .await?;
-        Ok(())
+        self.tell(&told, now_ms).await
     }
 }

@@ -3,8 +3,10 @@
 //! Every change goes through [`Store::begin`]: one writer at a time in this process, one
 //! transaction, one fsync. Readers use their own connections and never wait for a writer.
 
+mod alert;
 mod approval;
 mod audit;
+mod event;
 mod ledger;
 mod many;
 mod payment;
@@ -26,6 +28,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
+    audit::AuditNote,
+    event::Event,
     ledger::Posting,
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
@@ -34,7 +38,7 @@ pub use self::{
 };
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "1";
+const SCHEMA_VERSION: &str = "2";
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]

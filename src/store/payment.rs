@@ -175,13 +175,6 @@ const INSERT: Many = Many {
     tail: "",
 };
 
-const OUTBOX: Many = Many {
-    head: "INSERT INTO outbox (id, kind, payment_id, body, created_ms)",
-    shared: 0,
-    columns: 5,
-    tail: " ON CONFLICT (id) DO NOTHING",
-};
-
 pub(super) fn unsigned(column: &'static str, value: i64) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::corrupt(column, value))
 }
@@ -610,36 +603,6 @@ impl Tx {
             .bind(not_before_ms)
             .execute(&mut *self.inner)
             .await?;
-        Ok(())
-    }
-
-    /// Puts the end of payments into the outbox. One payment has one end, hence one event id.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn outbox(
-        &mut self,
-        kind: &str,
-        payments: &[PaymentRow],
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        for part in OUTBOX.parts(payments) {
-            let mut insert = OUTBOX.of(part.len());
-            for payment in part {
-                let body = serde_json::json!({
-                    "payment": payment.id, "agent": payment.agent, "state": payment.state,
-                    "payee": payment.payee, "amount": payment.amount, "tx": payment.tx_hash,
-                    "block": payment.block, "context": payment.context, "refusal": payment.refusal,
-                });
-                insert = insert
-                    .bind(format!("end_{}", payment.id))
-                    .bind(kind)
-                    .bind(payment.id.to_string())
-                    .bind(body.to_string())
-                    .bind(now_ms);
-            }
-            insert.execute(&mut *self.inner).await?;
-        }
         Ok(())
     }
 

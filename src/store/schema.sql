@@ -163,3 +163,13 @@ CREATE TABLE spent_nonce (
   PRIMARY KEY (key_id, nonce)
 );
 CREATE INDEX spent_nonce_stale ON spent_nonce (expires_s);
+
+-- What is wrong now: a row while it is so.
+CREATE TABLE alert (
+  kind     TEXT NOT NULL,
+  subject  TEXT NOT NULL,
+  detail   TEXT NOT NULL,
+  data     TEXT NOT NULL,
+  since_ms BIGINT NOT NULL,
+  PRIMARY KEY (kind, subject)
+);

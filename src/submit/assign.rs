@@ -34,6 +34,11 @@ const GAS_ITEM: u64 = 65_000;
 const GAS_APPROVED: u64 = 300_000;
 /// Gas for each operator's signature beside it.
 const GAS_SIGNATURE: u64 = 400_000;
+
+/// Returns the gas limit of a batch of so many payments at its worst: each of another agent.
+pub(crate) const fn full_gas(items: u32) -> u64 {
+    GAS_BASE + (GAS_BATCH + GAS_ITEM) * items as u64
+}
 /// Milliseconds a payment steps back when it cannot be assigned now.
 const STEP_BACK_MS: i64 = 5_000;
 
@@ -375,7 +380,7 @@ pub(super) async fn give_up(
         return Err(EngineError::Encode(format!("{} has moved on", payment.id)));
     }
     store.void(from_ref(payment), now_ms).await?;
-    store.outbox("payment.failed", from_ref(payment), now_ms).await?;
+    store.tell_end(EventKind::PaymentFailed, from_ref(payment), now_ms).await?;
     drafts.push(
         Draft::new(EventKind::PaymentFailed, "daemon")
             .agent(&payment.agent)

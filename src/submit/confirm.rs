@@ -523,7 +523,7 @@ async fn paid(
         return Err(EngineError::Encode(why));
     }
     store.post(payments, now_ms).await?;
-    store.outbox("payment.finalized", payments, now_ms).await?;
+    store.tell_end(EventKind::PaymentFinalized, payments, now_ms).await?;
     for payment in payments {
         drafts.push(
             Draft::new(EventKind::PaymentFinalized, "chain")

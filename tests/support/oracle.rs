@@ -168,7 +168,8 @@ impl World {
 
     async fn every_end_is_told_once(&self, payments: &[PaymentRow]) {
         let pool = SqlitePool::connect(&self.database()).await.unwrap();
-        let rows = sqlx::query("SELECT payment_id, kind FROM outbox").fetch_all(&pool).await;
+        let ends = "SELECT payment_id, kind FROM outbox WHERE id LIKE 'end%'";
+        let rows = sqlx::query(ends).fetch_all(&pool).await;
         let mut told: HashMap<PaymentId, Vec<String>> = HashMap::new();
         for row in rows.unwrap() {
             told.entry(row.get::<String, _>(0).parse().unwrap()).or_default().push(row.get(1));
