@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     audit::{Draft, EventKind},
     clock, contract,
+    crash::{self, Point},
     engine::{EngineError, Inner},
     intake::approval_message,
     payment::{Event, PaymentId, State},
@@ -110,6 +111,7 @@ pub(crate) async fn approve(
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
     if complete {
+        crash::at(Point::ApprovalCommitted);
         inner.queued.notify_one();
     }
     show(inner, id).await

@@ -27,6 +27,7 @@ use crate::{
         IPolicyWallet::{IPolicyWalletErrors, IPolicyWalletEvents as Events},
         IQuorum, Names, Tighten,
     },
+    crash::{self, Point},
     engine::{EngineError, Inner},
     money::Usdc,
     payment::{AgentId, is_payee_label},
@@ -115,6 +116,7 @@ async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
             // Before the mark moves: a reading that fails is repeated, even after a restart.
             inner.stale.store(true, Ordering::Release);
         }
+        crash::at(Point::PolicyRead);
         store.append_audit(&drafts, inner.clock.now_ms()).await?;
         store.set_meta(FOLLOWED, &to.to_string()).await?;
         store.commit().await?;
@@ -811,6 +813,7 @@ async fn launch(
     let draft = Draft::new(event, "daemon").tx(&open.tx.id).data(data).and("hash", json!(hash));
     store.append_audit(&[draft], inner.clock.now_ms()).await?;
     store.commit().await?;
+    crash::at(Point::ChangeCommitted);
     inner.launch(open);
     Ok(hash)
 }

@@ -17,6 +17,7 @@ use tracing::error;
 use crate::{
     audit::{Draft, EventKind},
     contract::{self, ApprovedPayment},
+    crash::{self, Point},
     engine::{Accepted, Inner, NonceClaim, Stop},
     money::Usdc,
     payment::{AgentId, Context, PaymentId, PaymentRequest, State},
@@ -346,6 +347,7 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     tx.reserve(&group.accepted, now_ms).await?;
     tx.append_audit(&group.drafts, now_ms).await?;
     tx.commit().await?;
+    crash::at(Point::AcceptCommitted);
     group.reserved.list.clear();
     for answer in &answers {
         let Answer::Submit(answer) = answer else { continue };

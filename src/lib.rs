@@ -14,6 +14,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod contract;
+mod crash;
 pub mod devnet;
 pub mod engine;
 pub mod fees;

@@ -30,6 +30,7 @@ use crate::{
     clock::Clock,
     config::Config,
     contract,
+    crash::{self, Point},
     engine::{Engine, EngineError, Inner, Stop},
     governance, intake,
     keys::{KeyError, Keys},
@@ -286,6 +287,7 @@ pub(crate) async fn wake(
     governance::follow(&inner, last).await?;
     load_history(&inner).await?;
     submit::load(&inner).await?;
+    crash::at(Point::StartLoaded);
     Ok(Awake { inner, queue, lock })
 }
 

@@ -15,6 +15,7 @@ use super::{BatchRef, Manifest, Outgoing, prepare};
 use crate::{
     audit::{Draft, EventKind},
     contract::{self, Batch, IPolicyWallet, PayBatch},
+    crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     intake::approval_message,
     payment::{AgentId, Event},
@@ -221,6 +222,7 @@ async fn batch(
     }
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
+    crash::at(Point::AssignCommitted);
     inner.free(&never);
     if let Some(open) = open {
         inner.launch(open);
@@ -348,6 +350,7 @@ async fn approved(
     }));
     store.append_audit(&[draft], now_ms).await?;
     store.commit().await?;
+    crash::at(Point::ApprovedCommitted);
     inner.launch(open);
     Ok(true)
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{Flight, sign};
 use crate::{
     audit::{Draft, EventKind},
+    crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     fees::{self, Bump, Fees},
     outcome::{SendClass, classify},
@@ -96,12 +97,17 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
             }));
         store.append_audit(&[draft], inner.clock.now_ms()).await?;
         store.commit().await?;
+        crash::at(Point::BumpCommitted);
         info!(tx = flight.open.tx.id, hash = %attempt.hash, "replaced with higher fees");
         flight.open.attempts.push(attempt.clone());
         inner.flights.update(&flight.open.tx, |known| known.open.attempts.push(attempt));
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
     let (answer, words) = hand_over(inner, attempt).await;
+    crash::at(Point::SendAnswered);
+    if flight.open.attempts.len() > 1 {
+        crash::at(Point::BumpAnswered);
+    }
     inner.metrics.sends.get_or_create(&answer.into()).inc();
     let first = flight.sends == 0;
     inner.flights.update(&flight.open.tx, |known| {

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     audit::{Draft, EventKind},
+    crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     governance,
     money::Usdc,
@@ -183,6 +184,7 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
         }
     }
     store.commit().await?;
+    crash::at(Point::PlaceCommitted);
     inner.flights.update(&open.tx, |flight| {
         flight.open.tx.block = at.map(|(_, block)| block);
         flight.last_sent = None;
@@ -255,6 +257,7 @@ async fn finish(
     }
 
     let ready = governance::still_waits(inner, &manifest, mined.receipt).await?;
+    crash::at(Point::FinishRead);
     let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
     let ended = waiting.is_empty();
@@ -308,6 +311,7 @@ async fn finish(
     }
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
+    crash::at(Point::FinishCommitted);
 
     if ended {
         inner.flights.remove(&open.tx);

@@ -1,0 +1,101 @@
+//! Crash points: named places where a test ends the process, as a power cut or a fault would.
+//!
+//! They exist only with the feature `fault-injection`; without it [`at`] is nothing. The variable
+//! `BURSAR_FAULT` says where: `send.answered` at the first passing, `send.answered:3` at the third,
+//! `send.answered:1:panic` for a panic of that task instead of the end of the process.
+
+/// A place where what is durable and what is done differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// What was booked and what is on its way is read; nothing runs yet.
+    StartLoaded,
+    /// Requests are decided and durable; nobody was told.
+    AcceptCommitted,
+    /// A quorum is complete and durable; nobody was told.
+    ApprovalCommitted,
+    /// A transaction of payments is signed and durable; nobody has it.
+    AssignCommitted,
+    /// The same of an approved payment.
+    ApprovedCommitted,
+    /// The same of an operator's change.
+    ChangeCommitted,
+    /// A node has the bytes; that is not durable.
+    SendAnswered,
+    /// A replacement is durable; nobody has it.
+    BumpCommitted,
+    /// A node has the replacement; that is not durable.
+    BumpAnswered,
+    /// A block's number is durable; memory does not know it.
+    PlaceCommitted,
+    /// A final outcome is read; it is not durable.
+    FinishRead,
+    /// A final outcome is durable; memory does not know it.
+    FinishCommitted,
+    /// Policy events are read; they are not durable.
+    PolicyRead,
+}
+
+/// Dies here, if this is the place.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) const fn at(_: Point) {}
+
+#[cfg(feature = "fault-injection")]
+pub(crate) use armed::at;
+
+#[cfg(feature = "fault-injection")]
+mod armed {
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::Point;
+
+    impl Point {
+        const fn name(self) -> &'static str {
+            match self {
+                Self::StartLoaded => "start.loaded",
+                Self::AcceptCommitted => "accept.committed",
+                Self::ApprovalCommitted => "approval.committed",
+                Self::AssignCommitted => "assign.committed",
+                Self::ApprovedCommitted => "approved.committed",
+                Self::ChangeCommitted => "change.committed",
+                Self::SendAnswered => "send.answered",
+                Self::BumpCommitted => "bump.committed",
+                Self::BumpAnswered => "bump.answered",
+                Self::PlaceCommitted => "place.committed",
+                Self::FinishRead => "finish.read",
+                Self::FinishCommitted => "finish.committed",
+                Self::PolicyRead => "policy.read",
+            }
+        }
+    }
+
+    struct Plan {
+        place: String,
+        /// Passings left until it happens.
+        left: AtomicU32,
+        panics: bool,
+    }
+
+    static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
+        let text = std::env::var("BURSAR_FAULT").ok()?;
+        let mut parts = text.split(':');
+        let place = parts.next()?.to_owned();
+        let left = parts.next().and_then(|count| count.parse().ok()).unwrap_or(1);
+        Some(Plan { place, left: AtomicU32::new(left), panics: parts.next() == Some("panic") })
+    });
+
+    /// Dies here, if this is the place.
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    pub(crate) fn at(place: Point) {
+        let Some(plan) = PLAN.as_ref().filter(|plan| plan.place == place.name()) else { return };
+        if plan.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        if plan.panics {
+            panic!("a test asked for a panic at {}", place.name());
+        }
+        std::process::abort();
+    }
+}
