@@ -41,14 +41,14 @@ symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 	script/halmos
 
 test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil.
-	$(CARGO_TEST) --locked
+	$(CARGO_TEST) --locked --features fault-injection
 
 bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
 	cargo bench --locked --bench load
 
 lint: $(NODE) ## Formats and lints, nothing changed.
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features fault-injection -- -D warnings
 	forge fmt --check
 
 fmt: $(NODE) ## Format everything.

@@ -347,7 +347,9 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     tx.reserve(&group.accepted, now_ms).await?;
     tx.append_audit(&group.drafts, now_ms).await?;
     tx.commit().await?;
-    crash::at(Point::AcceptCommitted);
+    if !group.accepted.is_empty() {
+        crash::at(Point::AcceptCommitted);
+    }
     group.reserved.list.clear();
     for answer in &answers {
         let Answer::Submit(answer) = answer else { continue };

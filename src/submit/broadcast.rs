@@ -46,7 +46,14 @@ async fn round(inner: &Arc<Inner>) {
         let inner = Arc::clone(inner);
         senders.spawn(async move { in_order(&inner, flights).await });
     }
-    while senders.join_next().await.is_some() {}
+    while let Some(sent) = senders.join_next().await {
+        // A sender that panicked is never served again: the daemon must end, not limp.
+        if let Err(fault) = sent
+            && let Ok(panic) = fault.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
 }
 
 /// Finds what is due: each sender's transactions, by nonce.

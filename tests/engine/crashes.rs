@@ -12,6 +12,7 @@ use std::{
 use bursar::{
     client::{AgentClient, ClientError},
     payment::{PaymentId, PaymentRequest, State},
+    view::PaymentView,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
@@ -28,10 +29,10 @@ const LANES: [(&str, &str); 4] = [
 const LANE_LIMIT: u32 = 180;
 
 /// Asks until there is an answer, as an agent with a stored key does.
-async fn insist(client: &AgentClient, body: &PaymentRequest, key: &str) -> PaymentId {
+pub async fn insist(client: &AgentClient, body: &PaymentRequest, key: &str) -> PaymentView {
     loop {
         match client.submit(body, key).await {
-            Ok(payment) => return payment.id,
+            Ok(payment) => return payment,
             Err(ClientError::Refused(problem)) => {
                 assert!(problem.refusal.code.status() >= 500, "{key}: {problem:?}");
             }
@@ -56,7 +57,7 @@ pub fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, P
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                let id = insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await;
+                let id = insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await.id;
                 promised.push((lane, n, id));
                 tokio::time::sleep(Duration::from_millis(40)).await;
             }
@@ -81,11 +82,11 @@ pub async fn promises_are_kept(world: &World, lanes: JoinSet<Vec<(usize, u32, Pa
     }
     let (lane, n, id) = promised[promised.len() / 2];
     let client = world.agent(LANES[lane].0);
-    assert_eq!(insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await, id);
+    assert_eq!(insist(&client, &body(lane, n), &format!("load-{lane}-{n}")).await.id, id);
 }
 
 #[tokio::test]
-async fn killed_at_random_under_load_it_loses_and_doubles_nothing() {
+async fn case_06_killed_at_random_under_load() {
     let kills = std::env::var("BURSAR_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
     let mut rng = StdRng::seed_from_u64(seed("BURSAR_TEST_SEED"));
     let mut world = Plan::new().start().await;

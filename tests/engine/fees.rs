@@ -7,7 +7,7 @@ use crate::support::{Plan, World, wait_for};
 
 const GWEI: u64 = 1_000_000_000;
 
-async fn base_fee(world: &World, gwei: u64) {
+pub async fn base_fee(world: &World, gwei: u64) {
     let fee = format!("{:#x}", gwei * GWEI);
     world.chain.rpc("anvil_setNextBlockBaseFeePerGas", json!([fee])).await;
     world.chain.mine().await;
@@ -42,10 +42,7 @@ async fn a_risen_base_fee_is_followed_up_to_the_ceiling() {
     world.until(&payment, State::Broadcast).await;
     base_fee(&world, 900).await;
     wait_for("the wait for lower fees", async || {
-        let text = reqwest::get(format!("{}/metrics", world.card.api)).await.unwrap();
-        let text = text.text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with("bursar_waiting_for_fee"))?;
-        (!line.ends_with(" 0")).then_some(())
+        (world.metric("bursar_waiting_for_fee").await > 0).then_some(())
     })
     .await;
     assert_eq!(world.chain.usdc_of(payment.payee).await, 5_000_000);

@@ -4,6 +4,7 @@ mod approvals;
 mod audit;
 mod chaos;
 mod clock;
+mod crash_points;
 mod crashes;
 mod digests;
 mod fees;

@@ -3,7 +3,7 @@
 use std::{
     fs::OpenOptions,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -18,6 +18,22 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one and waits until it answers.
     pub async fn start(config: &Path, api: &str) -> Self {
+        let mut daemon = Self::spawn(config, None);
+        if !daemon.answers(api).await {
+            let status = daemon.child.wait().unwrap();
+            panic!("the daemon ended with {status}:\n{}", daemon.tail());
+        }
+        daemon
+    }
+
+    /// Starts one that a fault befalls: see `src/crash.rs`. It may end before it answers.
+    pub async fn start_with(config: &Path, api: &str, fault: &str) -> Self {
+        let mut daemon = Self::spawn(config, Some(fault));
+        daemon.answers(api).await;
+        daemon
+    }
+
+    fn spawn(config: &Path, fault: Option<&str>) -> Self {
         let log = config.with_file_name("daemon.log");
         let out = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_bursar"))
@@ -27,19 +43,24 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
+            .envs(fault.map(|fault| ("BURSAR_FAULT", fault)))
             .spawn()
             .unwrap();
-        let mut daemon = Self { child, log };
+        Self { child, log }
+    }
+
+    /// Waits until it answers; `false` if it ended before.
+    async fn answers(&mut self, api: &str) -> bool {
         let health = format!("{api}/healthz");
         let http = reqwest::Client::new();
         wait_for("the daemon", async || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}:\n{}", daemon.tail());
+            if self.child.try_wait().unwrap().is_some() {
+                return Some(false);
             }
-            http.get(&health).timeout(Duration::from_secs(1)).send().await.ok()
+            let answer = http.get(&health).timeout(Duration::from_secs(1)).send().await;
+            answer.ok().map(|_| true)
         })
-        .await;
-        daemon
+        .await
     }
 
     /// SIGKILL: nothing is said, nothing is finished.
@@ -50,10 +71,20 @@ impl Daemon {
 
     /// SIGTERM: it ends by itself, in order.
     pub async fn stop(mut self) {
+        self.terminate();
+        let status = self.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.tail());
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let status = wait_for("the daemon's end", async || self.child.try_wait().unwrap()).await;
-        assert!(status.success(), "{status}:\n{}", self.tail());
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        wait_for("the daemon's end", async || self.child.try_wait().unwrap()).await
     }
 
     /// The last lines of its log.

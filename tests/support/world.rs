@@ -176,6 +176,22 @@ impl World {
         Service::start(self.config(), self.daemon_keys(), clock.clone()).await.unwrap()
     }
 
+    /// Starts a daemon that a fault befalls: see `src/crash.rs`.
+    pub async fn restart_with(&mut self, fault: &str) {
+        assert!(self.daemon.is_none());
+        let daemon = Daemon::start_with(&self.card.config, &self.card.api, fault).await;
+        self.daemon = Some(daemon);
+    }
+
+    /// Waits until the daemon has died of its fault: by a signal, or with an exit code.
+    pub async fn died(&mut self) -> Option<i32> {
+        let status = self.daemon.as_mut().unwrap().ended().await;
+        assert!(!status.success());
+        self.daemon = None;
+        self.tally.add(|counts| counts.kills += 1);
+        status.code()
+    }
+
     /// The configuration as the daemon reads it.
     pub fn config(&self) -> Config {
         Config::read(&self.card.config).unwrap()
@@ -285,6 +301,14 @@ impl World {
     }
 
     /* WHAT COMES OF IT */
+
+    /// A sample of the daemon's metrics, by the start of its line; 0 where there is none.
+    pub async fn metric(&self, sample: &str) -> u64 {
+        let text = reqwest::get(format!("{}/metrics", self.card.api)).await.unwrap();
+        let text = text.text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(sample));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    }
 
     /// Asks for a payment that must be accepted.
     pub async fn pay(&self, agent: &str, payee: &str, amount: &str, key: &str) -> PaymentView {
