@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
@@ -67,12 +66,12 @@ abstract contract Agreement is IWorkEscrow, EIP712 {
     /* STORAGE */
 
     /// @inheritdoc IWorkEscrow
-    IERC20 public immutable TOKEN;
+    address public immutable TOKEN;
 
     /* CONSTRUCTOR */
 
-    constructor(IERC20 token) EIP712("WorkEscrow", "1") {
-        require(address(token).code.length != 0, TokenCollectionFailed());
+    constructor(address token) EIP712("WorkEscrow", "1") {
+        require(token.code.length != 0, TokenCollectionFailed());
         TOKEN = token;
     }
 
@@ -159,7 +158,7 @@ abstract contract Agreement is IWorkEscrow, EIP712 {
     }
 
     function _payable(address to) private view returns (bool) {
-        return to != address(0) && to != address(this) && to != address(TOKEN);
+        return to != address(0) && to != address(this) && to != TOKEN;
     }
 
     function _sound(bool holds, uint8 field) private pure {

@@ -65,7 +65,7 @@ contract WorkEscrow is Agreement {
     /* CONSTRUCTOR */
 
     /// @param token the USDC of this chain
-    constructor(IERC20 token) Agreement(token) {}
+    constructor(address token) Agreement(token) {}
 
     /* FUNDING */
 
@@ -73,7 +73,7 @@ contract WorkEscrow is Agreement {
     function authorize(Terms calldata terms, Payout[] calldata payouts) external locked returns (bytes32 escrowId) {
         require(msg.sender == terms.payer, NotPayer(msg.sender));
         escrowId = _open(terms, payouts);
-        uint256 before = TOKEN.balanceOf(address(this));
+        uint256 before = _balanceOf(address(this));
         _collect(before, terms.amount, _transferFrom(msg.sender, address(this), terms.amount));
     }
 
@@ -86,14 +86,13 @@ contract WorkEscrow is Agreement {
         bytes calldata signature
     ) external locked returns (bytes32 escrowId) {
         escrowId = _open(terms, payouts);
-        uint256 before = TOKEN.balanceOf(address(this));
-        (bool done,) = address(TOKEN)
-            .call(
-                abi.encodeCall(
-                    IReceiveWithAuthorization.receiveWithAuthorization,
-                    (terms.payer, address(this), terms.amount, validAfter, validBefore, escrowId, signature)
-                )
-            );
+        uint256 before = _balanceOf(address(this));
+        (bool done,) = TOKEN.call(
+            abi.encodeCall(
+                IReceiveWithAuthorization.receiveWithAuthorization,
+                (terms.payer, address(this), terms.amount, validAfter, validBefore, escrowId, signature)
+            )
+        );
         _collect(before, terms.amount, done);
     }
 
@@ -110,7 +109,7 @@ contract WorkEscrow is Agreement {
 
     function _collect(uint256 before, uint256 amount, bool done) private view {
         unchecked {
-            require(done && TOKEN.balanceOf(address(this)) == before + amount, TokenCollectionFailed());
+            require(done && _balanceOf(address(this)) == before + amount, TokenCollectionFailed());
         }
     }
 
@@ -245,10 +244,10 @@ contract WorkEscrow is Agreement {
         _states[escrowId] = state.addReturned(amount);
         emit PaymentReturned(uint256(escrowId), msg.sender, amount, returnedTotal);
 
-        uint256 held = TOKEN.balanceOf(terms.payer);
+        uint256 held = _balanceOf(terms.payer);
         bool done = _transferFrom(msg.sender, terms.payer, amount);
         unchecked {
-            require(done && TOKEN.balanceOf(terms.payer) == held + amount, TokenCollectionFailed());
+            require(done && _balanceOf(terms.payer) == held + amount, TokenCollectionFailed());
         }
     }
 
@@ -356,6 +355,10 @@ contract WorkEscrow is Agreement {
 
     /* USDC */
 
+    function _balanceOf(address account) private view returns (uint256) {
+        return IERC20(TOKEN).balanceOf(account);
+    }
+
     function _transfer(address to, uint256 amount) private returns (bool) {
         return _move(abi.encodeCall(IERC20.transfer, (to, amount)));
     }
@@ -366,7 +369,7 @@ contract WorkEscrow is Agreement {
 
     /// @dev True iff the token answered with exactly one word, 1. Copies no more of the answer than that.
     function _move(bytes memory order) private returns (bool moved) {
-        address token = address(TOKEN);
+        address token = TOKEN;
         assembly ("memory-safe") {
             moved := call(gas(), token, 0, add(order, 0x20), mload(order), 0, 0x20)
             moved := and(moved, and(eq(returndatasize(), 0x20), eq(mload(0), 1)))

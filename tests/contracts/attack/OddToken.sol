@@ -15,7 +15,8 @@ contract OddToken {
         Heavy,
         TakesFee,
         CallsBack,
-        CallsBackAndFails
+        CallsBackAndFails,
+        Shrinks
     }
 
     mapping(address => uint256) public balanceOf;
@@ -50,6 +51,28 @@ contract OddToken {
     }
 
     function transfer(address to, uint256 amount) external {
+        _move(msg.sender, to, amount);
+    }
+
+    /// @dev With an allowance from everybody to everybody.
+    function transferFrom(address from, address to, uint256 amount) external {
+        _move(from, to, amount);
+    }
+
+    /// @dev EIP-3009, for whatever signature.
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 amount,
+        uint256,
+        uint256,
+        bytes32,
+        bytes calldata
+    ) external {
+        _move(from, to, amount);
+    }
+
+    function _move(address from, address to, uint256 amount) private {
         Way how = wayOf[to] == Way.Good ? way : wayOf[to];
         if (how == Way.Reverts) revert("no");
         if (how == Way.ReturnsFalse) _return(abi.encode(false));
@@ -64,7 +87,8 @@ contract OddToken {
             (calledBackFine, answer) = target.call(payload);
             if (how == Way.CallsBackAndFails) _return(abi.encode(false));
         }
-        balanceOf[msg.sender] -= amount;
+        balanceOf[from] -= amount;
+        if (how == Way.Shrinks) (amount, balanceOf[to]) = (0, balanceOf[to] / 2);
         balanceOf[to] += how == Way.TakesFee ? amount - amount / 100 : amount;
         if (how == Way.ReturnsNothing) _return("");
         if (how == Way.ReturnsTwo) _return(abi.encode(2));
