@@ -40,8 +40,11 @@ gas: $(NODE) ## What a payment costs by its receipt, against targets and the com
 symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 	script/halmos
 
-test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil.
+test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil: on SQLite, then on PostgreSQL.
+	script/postgres install
 	$(CARGO_TEST) --locked --features fault-injection
+	BURSAR_TEST_STORE=postgres $(CARGO_TEST) --locked --features fault-injection --test main -- \
+		engine:: api:: cli::reconcile
 
 bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
 	cargo bench --locked --bench load

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     contract::IPolicyChanges,
     outcome::SendClass,
-    store::{AttemptRow, OpenTx, Store, TxRow},
+    store::{AttemptRow, OpenTx, Store, TxRow, testing::on_both},
     submit::Flights,
 };
 
@@ -37,9 +37,10 @@ fn order(nonce: u64, agent: Address, frozen: bool) -> (TxRow, AttemptRow) {
 
 #[tokio::test]
 async fn a_thaw_does_not_undo_an_order_that_comes_after_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", dir.path().join("orders.db").display());
-    let store = Store::open(&url).await.unwrap();
+    on_both(thaw_and_orders).await;
+}
+
+async fn thaw_and_orders(store: Store) {
     let mut tx = store.begin().await.unwrap();
     let nowhere = HashMap::new();
     let thaw = (10, 3);
@@ -60,8 +61,6 @@ async fn a_thaw_does_not_undo_an_order_that_comes_after_it() {
     let (lifts, attempt) = order(1, ATLAS, false);
     tx.insert_tx(&lifts, &attempt).await.unwrap();
     assert!(!ordered_after(&mut tx, &nowhere, ATLAS, thaw).await.unwrap());
-    drop(tx);
-    store.close().await;
 }
 
 #[test]

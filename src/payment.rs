@@ -74,6 +74,9 @@ impl PaymentId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// Sorts after every id.
+    pub(crate) const LAST: Self = Self(Uuid::max());
 }
 
 impl FromStr for PaymentId {

@@ -304,13 +304,15 @@ impl Tx {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::on_both;
 
     #[tokio::test]
     async fn a_proposal_moves_only_from_where_it_is_expected() {
+        on_both(moves).await;
+    }
+
+    async fn moves(store: Store) {
         use ProposalState::{Cancelled, Collecting, Executed, Submitted, Waiting};
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", dir.path().join("proposals.db").display());
-        let store = Store::open(&url).await.unwrap();
         let id = B256::repeat_byte(1);
         let row = ProposalRow {
             id,
@@ -337,6 +339,5 @@ mod tests {
         tx.commit().await.unwrap();
         let now = store.proposal(id).await.unwrap().unwrap();
         assert_eq!((now.state, now.ready_at_s), (Executed, Some(77)));
-        store.close().await;
     }
 }

@@ -236,12 +236,14 @@ fn transfer(payment: &PaymentRow) -> Result<(Transfer, [Change; 2]), StoreError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::on_both;
 
     #[tokio::test]
     async fn a_sum_is_refused_before_it_overflows() {
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", dir.path().join("sums.db").display());
-        let store = Store::open(&url).await.unwrap();
+        on_both(overflow).await;
+    }
+
+    async fn overflow(store: Store) {
         let huge = Usdc::from_units(1 << 62).unwrap();
         let payee = Account::Payee(Address::repeat_byte(7));
         let reserve = || Transfer::reserve(Account::Wallet, payee.clone(), huge).unwrap();
@@ -264,6 +266,5 @@ mod tests {
         tx.shift(&first.void().unwrap()).unwrap();
         tx.commit().await.unwrap();
         assert_eq!(store.wallet_balance().await.unwrap().debits_pending, Usdc::ZERO);
-        store.close().await;
     }
 }

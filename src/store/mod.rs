@@ -12,6 +12,8 @@ mod many;
 mod payment;
 mod registry;
 mod settled;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tx;
 
 use std::{

@@ -262,8 +262,8 @@ impl Store {
         before: Option<PaymentId>,
         limit: u32,
     ) -> Result<Vec<PaymentRow>, StoreError> {
-        // Ids sort by time; `~` sorts after every id.
-        let before = before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+        // Ids sort by time, in every database's order of texts: equally long, digits before letters.
+        let before = before.unwrap_or(PaymentId::LAST).to_string();
         let state = state.map_or("", State::as_str);
         let query = match agent {
             Some(agent) => sqlx::query(select!(

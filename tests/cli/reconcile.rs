@@ -3,7 +3,6 @@
 use alloy::{primitives::U256, sol_types::SolCall as _};
 use bursar::{contract::IUsdc, payment::State};
 use serde_json::json;
-use sqlx::SqlitePool;
 
 use crate::support::{Plan, World};
 
@@ -22,7 +21,7 @@ async fn world_with_payments() -> World {
 
 /// Changes the books behind the daemon's back.
 async fn edit(world: &World, sql: &str) {
-    let pool = SqlitePool::connect(&world.database()).await.unwrap();
+    let pool = world.tables().await;
     let done = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
     assert_eq!(done.rows_affected(), 1, "{sql}");
     pool.close().await;

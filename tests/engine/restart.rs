@@ -2,11 +2,11 @@
 
 use bursar::{contract::IPolicyChanges, payment::State, refusal::Code};
 
-use crate::support::{Plan, RefusedWith, request, wait_for};
+use crate::support::{Backend, Plan, RefusedWith, request, wait_for};
 
 #[tokio::test]
-async fn one_store_has_one_daemon() {
-    let mut world = Plan::new().start().await;
+async fn one_file_has_one_daemon() {
+    let mut world = Plan::new().on(Backend::Sqlite).start().await;
     let (code, said) = world.bursar(&["serve"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("another bursar serves this store"), "{said}");

@@ -3,6 +3,7 @@
 pub mod chain;
 mod daemon;
 mod oracle;
+mod postgres;
 mod proxy;
 mod tally;
 mod world;
@@ -10,8 +11,9 @@ mod world;
 pub use chain::Chain;
 pub use chain::Transfer;
 pub use daemon::Daemon;
+pub use postgres::Postgres;
 pub use proxy::Proxy;
-pub use world::{Plan, RefusedWith, World, request};
+pub use world::{Backend, Plan, RefusedWith, World, request};
 
 use std::time::{Duration, Instant};
 

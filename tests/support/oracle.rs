@@ -13,14 +13,20 @@ use bursar::{
     payment::{PaymentId, State},
     store::{PaymentRow, Store},
 };
-use sqlx::{Row, SqlitePool};
+use sqlx::{AnyPool, Row};
 
 use super::{LIMIT, Transfer, World};
 
 impl World {
-    /// The store's file.
+    /// The store's URL.
     pub fn database(&self) -> String {
         self.config().store
+    }
+
+    /// The store's tables, seen directly.
+    pub async fn tables(&self) -> AnyPool {
+        sqlx::any::install_default_drivers();
+        AnyPool::connect(&self.database()).await.unwrap()
     }
 
     /// Every payment there is.
@@ -153,7 +159,7 @@ impl World {
     }
 
     async fn nonces_are_gapless(&self) {
-        let pool = SqlitePool::connect(&self.database()).await.unwrap();
+        let pool = self.tables().await;
         for relayer in &self.card.relayers {
             let next: i64 = sqlx::query("SELECT next FROM nonce WHERE sender = $1")
                 .bind(relayer.to_string())
@@ -167,7 +173,7 @@ impl World {
     }
 
     async fn every_end_is_told_once(&self, payments: &[PaymentRow]) {
-        let pool = SqlitePool::connect(&self.database()).await.unwrap();
+        let pool = self.tables().await;
         let ends = "SELECT payment_id, kind FROM outbox WHERE id LIKE 'end%'";
         let rows = sqlx::query(ends).fetch_all(&pool).await;
         let mut told: HashMap<PaymentId, Vec<String>> = HashMap::new();

@@ -25,12 +25,33 @@ use bursar::{
 use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
-use super::{Chain, Daemon, tally::Tally, wait_for};
+use super::{Chain, Daemon, Postgres, tally::Tally, wait_for};
 
 type Edit<T> = Box<dyn FnOnce(&mut T)>;
 
+/// What a daemon keeps its books in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A file.
+    Sqlite,
+    /// A server of the world's own.
+    Postgres,
+}
+
+impl Backend {
+    /// What `BURSAR_TEST_STORE` says: `sqlite` unless it is `postgres`.
+    fn of_this_run() -> Self {
+        match std::env::var("BURSAR_TEST_STORE").as_deref() {
+            Ok("postgres") => Self::Postgres,
+            Ok("sqlite") | Err(_) => Self::Sqlite,
+            Ok(other) => panic!("BURSAR_TEST_STORE is `{other}`: use sqlite or postgres"),
+        }
+    }
+}
+
 /// What a world differs in from a plain devnet.
 pub struct Plan {
+    store: Backend,
     block_time: BlockTime,
     config: Edit<Config>,
     policies: Vec<(&'static str, &'static str, &'static str)>,
@@ -39,7 +60,18 @@ pub struct Plan {
 impl Plan {
     /// Blocks every 100 ms, a daemon that looks every 40 ms and gathers for 30 ms.
     pub fn new() -> Self {
-        Self { block_time: BlockTime::Every(100), config: Box::new(|_| ()), policies: Vec::new() }
+        Self {
+            store: Backend::of_this_run(),
+            block_time: BlockTime::Every(100),
+            config: Box::new(|_| ()),
+            policies: Vec::new(),
+        }
+    }
+
+    /// On this store, whatever the others of this run are on.
+    pub fn on(mut self, store: Backend) -> Self {
+        self.store = store;
+        self
     }
 
     /// A block for each transaction, and none without: for tests that hold blocks in their hand.
@@ -82,6 +114,8 @@ pub struct World {
     /// What its case counts.
     pub tally: Tally,
     // Fields drop in order: the chain goes after the daemon, its files last.
+    /// The server of a world on PostgreSQL.
+    pub postgres: Option<Postgres>,
     _devnet: Devnet,
     _dir: TempDir,
 }
@@ -127,11 +161,15 @@ impl World {
         }
         let chain = Chain::new(&card.rpc, card.usdc, card.wallet, card.deployer);
         let tally = Tally::default();
-        let world = Self { daemon: None, chain, card, tally, _devnet: devnet, _dir: dir };
+        let postgres = (plan.store == Backend::Postgres).then(Postgres::start);
+        let world = Self { daemon: None, chain, card, tally, postgres, _devnet: devnet, _dir: dir };
         world.configure(|config| {
             config.chain.poll_ms = 40;
             config.submit.batch_wait_ms = 30;
             config.submit.resend_after_s = 1;
+            if let Some(postgres) = &world.postgres {
+                config.store = postgres.url().to_owned();
+            }
             (plan.config)(config);
         });
         world
