@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Ask} from "./Ask.sol";
 import {Split} from "./Split.sol";
 import {ICondition} from "./interfaces/ICondition.sol";
 import {
@@ -21,8 +20,7 @@ import {
 /// @notice What the parties of an escrow agree on and sign: ids, which terms are sound, who has spoken, what is shown.
 /// Nothing here writes.
 ///
-/// @dev SIGNERS. Whose address ecrecover gives for 65 bytes with low s is believed, so that an account keeps its voice
-/// under an EIP-7702 delegation; a contract is asked by ERC-1271, with at most SIGNER_GAS and one word of answer.
+/// @dev SIGNERS. See `Ask`: by ecrecover, else by ERC-1271, with at most SIGNER_GAS and one word of answer.
 ///
 /// CONDITIONS. Asked by staticcall with at most CONDITION_GAS and one word of answer; anything but 1 is a no. A `no` for
 /// want of gas only makes the capture revert.
@@ -174,15 +172,7 @@ abstract contract Agreement is IWorkEscrow, EIP712 {
     {
         if (msg.sender == account) return;
         require(block.timestamp <= deadline, DeadlinePassed(deadline));
-        require(_signed(account, digest, signature), InvalidSignature(role));
-    }
-
-    function _signed(address account, bytes32 digest, bytes calldata signature) private view returns (bool) {
-        (address recovered, ECDSA.RecoverError error_,) = ECDSA.tryRecoverCalldata(digest, signature);
-        if (error_ == ECDSA.RecoverError.NoError && recovered == account) return true;
-        if (account.code.length == 0) return false;
-        return _ask(account, SIGNER_GAS, abi.encodeCall(IERC1271.isValidSignature, (digest, signature)))
-            == bytes32(IERC1271.isValidSignature.selector);
+        require(Ask.signed(account, digest, signature, SIGNER_GAS), InvalidSignature(role));
     }
 
     /* WHAT IS SHOWN */
@@ -215,7 +205,8 @@ abstract contract Agreement is IWorkEscrow, EIP712 {
         if (claims & BY_CONDITION != 0 && terms.condition != address(0)) {
             bytes memory question =
                 abi.encodeCall(ICondition.check, (escrowId, terms.conditionArg, proof.conditionData));
-            if (_ask(terms.condition, CONDITION_GAS, question) == bytes32(uint256(1))) have |= BY_CONDITION;
+            (, bytes32 answer) = Ask.word(terms.condition, CONDITION_GAS, question);
+            if (answer == bytes32(uint256(1))) have |= BY_CONDITION;
         }
     }
 
@@ -224,13 +215,5 @@ abstract contract Agreement is IWorkEscrow, EIP712 {
         uint8 allOf = terms.allOf;
         bool released = have & allOf == allOf && (anyOf == 0 || have & anyOf != 0);
         require(released, NotReleased(have, anyOf, allOf));
-    }
-
-    /// @return answer the word answered, 0 if the call failed or answered anything but one word. Copies no more.
-    function _ask(address target, uint256 gasLimit, bytes memory question) private view returns (bytes32 answer) {
-        assembly ("memory-safe") {
-            let done := staticcall(gasLimit, target, add(question, 0x20), mload(question), 0, 0x20)
-            if and(done, eq(returndatasize(), 0x20)) { answer := mload(0) }
-        }
     }
 }
