@@ -68,6 +68,9 @@ pub struct ChainConfig {
     /// Seconds a block's time may be ahead of this host's clock and still be believed.
     #[serde(default = "default_clock_drift_s")]
     pub clock_drift_s: u64,
+    /// Milliseconds a node has for one answer: 100 to 120,000.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
     /// Milliseconds between two looks at the head.
     #[serde(default = "default_poll_ms")]
     pub poll_ms: u64,
@@ -179,6 +182,10 @@ const fn default_clock_drift_s() -> u64 {
     120
 }
 
+const fn default_timeout_ms() -> u64 {
+    15_000
+}
+
 const fn default_poll_ms() -> u64 {
     500
 }
@@ -252,6 +259,7 @@ impl Config {
         };
         range("chain.confirmations", self.chain.confirmations, 1, 1_000, "use 1 to 1000")?;
         range("chain.poll_ms", self.chain.poll_ms, 10, 60_000, "use 10 to 60000")?;
+        range("chain.timeout_ms", self.chain.timeout_ms, 100, 120_000, "use 100 to 120000")?;
         range("submit.batch_items", self.submit.batch_items.into(), 1, 100, "use 1 to 100")?;
         range("submit.batch_wait_ms", self.submit.batch_wait_ms, 1, 60_000, "use 1 to 60000")?;
         range("submit.relayers", self.submit.relayers.into(), 1, 64, "use 1 to 64")?;
@@ -313,6 +321,12 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// Returns how long a node has for one answer.
+    #[must_use]
+    pub const fn rpc_timeout(&self) -> Duration {
+        Duration::from_millis(self.chain.timeout_ms)
     }
 
     /// Returns the pause between two looks at the head.

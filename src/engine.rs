@@ -1,9 +1,12 @@
 //! The engine's handle: what surfaces may ask, one method a verb, refusals that explain
 //! themselves. And what its tasks share.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use alloy::{
@@ -28,7 +31,7 @@ use crate::{
     payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
     policy,
     refusal::{Code, Refusal},
-    rpc::{Head, Rpc, RpcError},
+    rpc::{At, Head, Rpc, RpcError},
     store::{PaymentRow, Store, StoreError, Tx},
     submit::Flights,
     view::{
@@ -153,6 +156,10 @@ pub(crate) struct Inner {
     pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
     pub chain_reached: AtomicBool,
+    /// The node says it is on another chain: nothing is signed.
+    pub wrong_chain: AtomicBool,
+    /// Since when nodes answer with heads below the newest.
+    pub behind_since: Mutex<Option<Duration>>,
     /// Unix seconds at which the chain was last reached.
     pub reached_s: AtomicU64,
     /// Unix seconds at which the store was last written to without fault.
@@ -176,6 +183,11 @@ impl Inner {
         let head = self.head().map_or(0, |head| head.time_s());
         let now = self.clock.now_s();
         now.max(head.min(now.saturating_add(self.config.chain.clock_drift_s)))
+    }
+
+    /// May something be signed now? Not while the node is on another chain.
+    pub(crate) fn may_sign(&self) -> bool {
+        !self.wrong_chain.load(Ordering::Relaxed)
     }
 
     /// May the audit log take one more note about a stranger now?
@@ -206,6 +218,11 @@ impl Inner {
             self.reached_s.store(self.clock.now_s(), Ordering::Relaxed);
         }
         self.metrics.chain_reached.set(i64::from(reached));
+    }
+
+    /// The newest head, for questions that a node which is behind must not answer.
+    pub(crate) fn newest(&self) -> At {
+        self.head().map_or(At::Latest, |head| At::from(&head))
     }
 
     /// The newest head's number; 0 before the first look.

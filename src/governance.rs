@@ -33,6 +33,7 @@ use crate::{
     payment::{AgentId, is_payee_label},
     policy::{ChainLimits, PayeeRecord},
     refusal::{Code, Refusal},
+    rpc::At,
     store::{ProposalRow, SignatureRow, Tx, TxKind},
     submit::{Manifest, Outgoing, prepare},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
@@ -271,7 +272,7 @@ async fn on_event(
 async fn ask<C: SolCall>(inner: &Inner, call: C) -> Result<C::Return, EngineError> {
     let answer = inner
         .rpc
-        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), None)
+        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), inner.newest())
         .await?;
     Ok(C::abi_decode_returns_validate(&answer)?)
 }
@@ -281,10 +282,9 @@ async fn ask_all<C: SolCall>(inner: &Inner, calls: &[C]) -> Result<Vec<C::Return
     let wallet = inner.config.chain.wallet;
     let params: Vec<_> = calls
         .iter()
-        .map(|call| json!([{ "to": wallet, "data": Bytes::from(call.abi_encode()) }, "latest"]))
+        .map(|call| json!({ "to": wallet, "data": Bytes::from(call.abi_encode()) }))
         .collect();
-    let answers: Vec<Bytes> =
-        inner.rpc.batch("eth_call", &params).await?.into_iter().collect::<Result<_, _>>()?;
+    let answers = inner.rpc.eth_calls(params, inner.newest()).await?;
     answers.iter().map(|bytes| Ok(C::abi_decode_returns_validate(bytes)?)).collect()
 }
 
@@ -770,7 +770,7 @@ pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, 
 
 /// Asks the contract whether it would take a call, so that a person hears it now.
 async fn dry_run(inner: &Inner, calldata: &Bytes) -> Result<(), Refusal> {
-    match inner.rpc.eth_call(inner.config.chain.wallet, None, calldata, None).await {
+    match inner.rpc.eth_call(inner.config.chain.wallet, None, calldata, At::Latest).await {
         Ok(_) => Ok(()),
         Err(crate::rpc::RpcError::Refused { message, data, .. }) => {
             let name = data
@@ -797,6 +797,13 @@ async fn launch(
     event: EventKind,
     data: serde_json::Value,
 ) -> Result<B256, Refusal> {
+    if !inner.may_sign() {
+        return Err(Refusal::new(
+            Code::Unavailable,
+            "the node is on another chain: nothing is signed",
+        )
+        .hint("correct chain.rpc, or ask whoever runs the node"));
+    }
     // Governance is never held up by payments in flight: it takes the least busy sender, and one
     // without gas money only if there is no other.
     let relayers = inner.relayer_addresses();
@@ -872,7 +879,7 @@ pub(crate) async fn still_waits(
         return Ok(None);
     }
     let Some(row) = inner.store.proposal(*id).await? else { return Ok(None) };
-    let block = receipt.block_number;
+    let block = receipt.block_hash.map_or(At::Latest, At::Block);
     let call = IPolicyWallet::readyAtCall { change: row.change }.abi_encode().into();
     let answer = inner.rpc.eth_call(inner.config.chain.wallet, None, &call, block).await?;
     let ready = IPolicyWallet::readyAtCall::abi_decode_returns_validate(&answer)?;

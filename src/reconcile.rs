@@ -19,7 +19,7 @@ use crate::{
     config::ChainConfig,
     contract::{IPolicyWallet, IUsdc},
     money::Usdc,
-    rpc::{Rpc, RpcError},
+    rpc::{At, Rpc, RpcError},
     store::{PaymentRow, Posting, SettledPayment, Store, StoreError},
 };
 
@@ -367,7 +367,7 @@ async fn balance_of(
     block: u64,
 ) -> Result<U256, ReconcileError> {
     let call = IUsdc::balanceOfCall { account }.abi_encode().into();
-    let answer = rpc.eth_call(config.usdc, None, &call, Some(block)).await?;
+    let answer = rpc.eth_call(config.usdc, None, &call, At::Number(block)).await?;
     IUsdc::balanceOfCall::abi_decode_returns(&answer)
         .map_err(|_| ReconcileError::Nonsense("a balance that is no number"))
 }

@@ -1,7 +1,7 @@
 //! JSON-RPC to a node: bounded answers, time-outs, batches, and an honest "don't know".
 
 use std::{
-    fmt::Debug,
+    fmt::{self, Debug},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -12,13 +12,20 @@ use alloy::{
 };
 use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
+};
 use serde_json::{Value, json, value::RawValue};
 
 /// Bytes a node may answer with; more is cut off and counts as no answer.
-const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
+const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
+/// Bytes of an error's data that are looked at.
+const DATA_LIMIT: usize = 64 * 1024;
 /// Calls in one HTTP request.
 const BATCH_LIMIT: usize = 100;
+/// Receipts in one HTTP request: of a hundred payments each, they stay far below the longest answer.
+const RECEIPTS_LIMIT: usize = 20;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +100,34 @@ impl Head {
     #[must_use]
     pub fn base_fee(&self) -> u128 {
         u128::try_from(self.base_fee_per_gas).unwrap_or(u128::MAX)
+    }
+}
+
+/// Which block's state a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The node's newest.
+    Latest,
+    /// The block of that number, whichever it is.
+    Number(u64),
+    /// That very block, as long as it is on the node's chain (EIP-1898): a node that is behind, or
+    /// on another branch, has no answer instead of a wrong one.
+    Block(B256),
+}
+
+impl At {
+    fn param(self) -> Value {
+        match self {
+            Self::Latest => json!("latest"),
+            Self::Number(number) => json!(format!("{number:#x}")),
+            Self::Block(hash) => json!({ "blockHash": hash, "requireCanonical": true }),
+        }
+    }
+}
+
+impl From<&Head> for At {
+    fn from(head: &Head) -> Self {
+        Self::Block(head.hash)
     }
 }
 
@@ -172,19 +207,46 @@ struct Answer {
 struct AnswerError {
     code: i64,
     message: String,
-    data: Option<Value>,
+    data: Option<Box<RawValue>>,
+}
+
+/// A list of answers, no longer than any request.
+struct Answers(Vec<Answer>);
+
+impl<'de> Deserialize<'de> for Answers {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Bounded;
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Answers;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {BATCH_LIMIT} answers")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Answers, A::Error> {
+                let mut list = Vec::new();
+                while let Some(answer) = items.next_element()? {
+                    if list.len() == BATCH_LIMIT {
+                        return Err(A::Error::invalid_length(list.len() + 1, &self));
+                    }
+                    list.push(answer);
+                }
+                Ok(Answers(list))
+            }
+        }
+        input.deserialize_seq(Bounded)
+    }
 }
 
 impl Rpc {
     /// Makes a client for the endpoints on one chain, tried in order when one gives no usable
-    /// answer. An endpoint says which chain it is on before it is asked anything else.
+    /// answer. An endpoint says which chain it is on before it is asked anything else. An answer
+    /// that is not whole within `timeout` is none.
     ///
     /// # Errors
     /// [`RpcError::Unknown`] if the HTTP client cannot be made.
-    pub fn new(endpoints: Vec<String>, chain_id: u64) -> Result<Self, RpcError> {
+    pub fn new(endpoints: Vec<String>, chain_id: u64, timeout: Duration) -> Result<Self, RpcError> {
         let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(3))
-            .timeout(Duration::from_secs(15))
+            .connect_timeout(timeout.min(Duration::from_secs(3)))
+            .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| RpcError::unknown("connect", error))?;
@@ -207,8 +269,12 @@ impl Rpc {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Finds an endpoint that is on the right chain, the current one first.
-    async fn endpoint(&self) -> Result<usize, RpcError> {
+    /// Finds an endpoint that is on the right chain: the current one, or one so many turns after it.
+    async fn endpoint(&self, turns: usize) -> Result<usize, RpcError> {
+        let other = (self.current.load(Ordering::Relaxed) + turns) % self.endpoints.len().max(1);
+        if turns > 0 && self.check(other).await.is_ok() {
+            return Ok(other);
+        }
         let mut why = RpcError::unknown("eth_chainId", "no endpoint");
         for _ in &self.endpoints {
             let index = self.current.load(Ordering::Relaxed);
@@ -232,12 +298,21 @@ impl Rpc {
         let call = Call { jsonrpc: "2.0", id: 0, method: METHOD, params: &json!([]) };
         let body = serde_json::to_string(&call).map_err(|e| RpcError::unknown(METHOD, e))?;
         let (_, bytes) = self.post_to(METHOD, index, body).await?;
-        let found = decode::<U64>(METHOD, read(METHOD, &bytes)?)?.to();
-        if found != self.chain_id {
-            return Err(RpcError::WrongChain { found, expected: self.chain_id });
-        }
+        self.is_ours(decode::<U64>(METHOD, read(METHOD, &bytes)?)?)?;
         endpoint.checked.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn is_ours(&self, chain_id: U64) -> Result<(), RpcError> {
+        match chain_id.to() {
+            found if found == self.chain_id => Ok(()),
+            found => Err(RpcError::WrongChain { found, expected: self.chain_id }),
+        }
+    }
+
+    /// Turns to the next endpoint, because this one is behind.
+    pub fn turn(&self) {
+        self.leave(self.current.load(Ordering::Relaxed));
     }
 
     /// Turns to the endpoint after this one; this one is checked again when its turn comes.
@@ -256,14 +331,17 @@ impl Rpc {
     async fn post<T>(
         &self,
         method: &'static str,
+        turns: usize,
         body: String,
         read: impl FnOnce(&[u8]) -> Result<T, RpcError>,
     ) -> Result<T, RpcError> {
-        let index = self.endpoint().await?;
+        let index = self.endpoint(turns).await?;
         let answer = self.post_to(method, index, body).await;
         let is_failure = matches!(&answer, Ok((status, _)) if !status.is_success());
         let outcome = answer.and_then(|(_, bytes)| read(&bytes));
-        if is_failure || matches!(outcome, Err(RpcError::Unknown { .. })) {
+        if is_failure
+            || matches!(outcome, Err(RpcError::Unknown { .. } | RpcError::WrongChain { .. }))
+        {
             self.leave(index);
         }
         outcome
@@ -289,10 +367,60 @@ impl Rpc {
         method: &'static str,
         params: Value,
     ) -> Result<T, RpcError> {
+        self.call_turned(0, method, params).await
+    }
+
+    /// Hands signed bytes to a node; `turns` counts the earlier tries, so that each endpoint has
+    /// its turn. Answers with the hash that the node gives them.
+    ///
+    /// # Errors
+    /// [`RpcError`]; only `Refused` says that this node did not take them now.
+    pub async fn send_raw(&self, raw: &Bytes, turns: usize) -> Result<B256, RpcError> {
+        self.call_turned(turns, "eth_sendRawTransaction", json!([raw])).await
+    }
+
+    async fn call_turned<T: DeserializeOwned>(
+        &self,
+        turns: usize,
+        method: &'static str,
+        params: Value,
+    ) -> Result<T, RpcError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let call = Call { jsonrpc: "2.0", id: 0, method, params: &params };
         let body = serde_json::to_string(&call).map_err(|e| RpcError::unknown(method, e))?;
-        self.post(method, body, |bytes| decode(method, read(method, bytes)?)).await
+        self.post(method, turns, body, |bytes| decode(method, read(method, bytes)?)).await
+    }
+
+    /// Makes two different calls of one node in one request.
+    async fn both<A: DeserializeOwned, B: DeserializeOwned>(
+        &self,
+        (first, first_params): (&'static str, Value),
+        (second, second_params): (&'static str, Value),
+        check: impl FnOnce(&A, &B) -> Result<(), RpcError>,
+    ) -> Result<(A, B), RpcError> {
+        self.calls.fetch_add(2, Ordering::Relaxed);
+        let calls = [
+            Call { jsonrpc: "2.0", id: 0, method: first, params: &first_params },
+            Call { jsonrpc: "2.0", id: 1, method: second, params: &second_params },
+        ];
+        let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(second, e))?;
+        self.post(second, 0, body, |bytes| {
+            let Answers(list) = read(second, bytes)?;
+            let (mut one, mut two) = (None, None);
+            for answer in list {
+                match answer.id {
+                    Some(0) => one = Some(answer),
+                    Some(1) => two = Some(answer),
+                    _ => {}
+                }
+            }
+            let missing = |method| RpcError::unknown(method, "left out of the batch");
+            let one = decode(first, one.ok_or_else(|| missing(first))?)?;
+            let two = decode(second, two.ok_or_else(|| missing(second))?)?;
+            check(&one, &two)?;
+            Ok((one, two))
+        })
+        .await
     }
 
     /// Calls one method many times in as few requests as the limits allow; answers in order.
@@ -305,8 +433,17 @@ impl Rpc {
         method: &'static str,
         params: &[Value],
     ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
+        self.batch_by(BATCH_LIMIT, method, params).await
+    }
+
+    async fn batch_by<T: DeserializeOwned>(
+        &self,
+        limit: usize,
+        method: &'static str,
+        params: &[Value],
+    ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
         let mut answers = Vec::with_capacity(params.len());
-        for chunk in params.chunks(BATCH_LIMIT) {
+        for chunk in params.chunks(limit) {
             self.calls.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             let calls: Vec<_> = chunk
                 .iter()
@@ -314,7 +451,7 @@ impl Rpc {
                 .map(|(id, params)| Call { jsonrpc: "2.0", id, method, params })
                 .collect();
             let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(method, e))?;
-            let list: Vec<Answer> = self.post(method, body, |bytes| read(method, bytes)).await?;
+            let Answers(list) = self.post(method, 0, body, |bytes| read(method, bytes)).await?;
             let mut slots: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
             for answer in list {
                 if let Some(slot) = answer.id.and_then(|id| slots.get_mut(id)) {
@@ -340,12 +477,19 @@ impl Rpc {
         Ok(self.call::<U64>("eth_chainId", json!([])).await?.to())
     }
 
-    /// Asks for the newest head.
+    /// Asks for the newest head, and again for the chain: an endpoint may be switched at any time.
     ///
     /// # Errors
     /// [`RpcError`].
     pub async fn latest(&self) -> Result<Head, RpcError> {
-        self.call("eth_getBlockByNumber", json!(["latest", false])).await
+        let (_, head): (U64, _) = self
+            .both(
+                ("eth_chainId", json!([])),
+                ("eth_getBlockByNumber", json!(["latest", false])),
+                |chain_id, _| self.is_ours(*chain_id),
+            )
+            .await?;
+        Ok(head)
     }
 
     /// Asks for heads by number; `None` where the node has none.
@@ -367,20 +511,17 @@ impl Rpc {
         hashes: &[B256],
     ) -> Result<Vec<Option<TransactionReceipt>>, RpcError> {
         let params: Vec<Value> = hashes.iter().map(|hash| json!([hash])).collect();
-        self.batch("eth_getTransactionReceipt", &params).await?.into_iter().collect()
+        let answers = self.batch_by(RECEIPTS_LIMIT, "eth_getTransactionReceipt", &params).await?;
+        answers.into_iter().collect()
     }
 
-    /// Asks for an account's next nonce, at the newest head or at a block.
+    /// Asks for an account's next nonce: a lower bound, as that node knows it.
     ///
     /// # Errors
     /// [`RpcError`].
-    pub async fn transaction_count(
-        &self,
-        account: Address,
-        block: Option<u64>,
-    ) -> Result<u64, RpcError> {
-        let block = block.map_or_else(|| "latest".to_owned(), |number| format!("{number:#x}"));
-        Ok(self.call::<U64>("eth_getTransactionCount", json!([account, block])).await?.to())
+    pub async fn transaction_count(&self, account: Address, at: At) -> Result<u64, RpcError> {
+        let params = json!([account, at.param()]);
+        Ok(self.call::<U64>("eth_getTransactionCount", params).await?.to())
     }
 
     /// Asks for accounts' balances at the newest head, in wei and in order.
@@ -400,7 +541,7 @@ impl Rpc {
         self.call("eth_getCode", json!([account, "latest"])).await
     }
 
-    /// Calls a contract without a transaction, at `block` or the newest head.
+    /// Calls a contract without a transaction.
     ///
     /// # Errors
     /// [`RpcError`]; a revert is `Refused` with its data.
@@ -409,14 +550,22 @@ impl Rpc {
         to: Address,
         from: Option<Address>,
         data: &Bytes,
-        block: Option<u64>,
+        at: At,
     ) -> Result<Bytes, RpcError> {
-        let at = block.map_or_else(|| "latest".to_owned(), |n| format!("{n:#x}"));
         let mut call = json!({ "to": to, "data": data });
         if let Some(from) = from {
             call["from"] = json!(from);
         }
-        self.call("eth_call", json!([call, at])).await
+        self.call("eth_call", json!([call, at.param()])).await
+    }
+
+    /// Makes many calls of one block's state in few requests; answers in order.
+    ///
+    /// # Errors
+    /// [`RpcError`] if any answer is missing, or is a revert.
+    pub async fn eth_calls(&self, calls: Vec<Value>, at: At) -> Result<Vec<Bytes>, RpcError> {
+        let params: Vec<Value> = calls.into_iter().map(|call| json!([call, at.param()])).collect();
+        self.batch("eth_call", &params).await?.into_iter().collect()
     }
 
     /// Asks for a contract's logs in a span of blocks with any of the given first topics.
@@ -436,7 +585,23 @@ impl Rpc {
             "toBlock": format!("{to:#x}"),
             "topics": [topics],
         }]);
-        self.call("eth_getLogs", filter).await
+        self.logs_by(filter, to).await
+    }
+
+    /// Asks for logs up to a block that the node must have: one that is behind knows of none, and
+    /// does not say so.
+    async fn logs_by(&self, filter: Value, to: u64) -> Result<Vec<Log>, RpcError> {
+        let (_, logs) = self
+            .both(
+                ("eth_getBlockByNumber", json!([format!("{to:#x}"), false])),
+                ("eth_getLogs", filter),
+                |last: &Option<Head>, _| match last {
+                    Some(_) => Ok(()),
+                    None => Err(RpcError::unknown("eth_getLogs", format!("no block {to} yet"))),
+                },
+            )
+            .await?;
+        Ok(logs)
     }
 
     /// Asks for a contract's logs with any of the given first topics and exactly the next two.
@@ -458,7 +623,7 @@ impl Rpc {
             "toBlock": format!("{to:#x}"),
             "topics": [topics, second, third],
         }]);
-        self.call("eth_getLogs", filter).await
+        self.logs_by(filter, to).await
     }
 }
 
@@ -468,7 +633,8 @@ fn read<T: DeserializeOwned>(method: &'static str, bytes: &[u8]) -> Result<T, Rp
 
 fn decode<T: DeserializeOwned>(method: &'static str, answer: Answer) -> Result<T, RpcError> {
     if let Some(error) = answer.error {
-        let data = match error.data {
+        let data = error.data.filter(|data| data.get().len() <= DATA_LIMIT);
+        let data = match data.and_then(|data| serde_json::from_str(data.get()).ok()) {
             Some(Value::String(data)) => Some(data),
             Some(Value::Object(map)) => map.get("data").and_then(Value::as_str).map(str::to_owned),
             _ => None,

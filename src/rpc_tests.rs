@@ -67,14 +67,14 @@ fn babbling(method: &str) -> (StatusCode, String) {
 }
 
 async fn ask(rpc: &Rpc) -> Result<u64, RpcError> {
-    rpc.transaction_count(Address::ZERO, None).await
+    rpc.transaction_count(Address::ZERO, At::Latest).await
 }
 
 #[tokio::test]
 async fn an_endpoint_out_of_order_is_left() {
     for says in [broken as Says, limited, babbling] {
         let ((bad, _), (fine, node)) = (start(says).await, start(good).await);
-        let rpc = Rpc::new(vec![bad, fine], CHAIN).unwrap();
+        let rpc = Rpc::new(vec![bad, fine], CHAIN, Duration::from_secs(15)).unwrap();
         assert!(ask(&rpc).await.is_err());
         assert_eq!(ask(&rpc).await.unwrap(), 42);
         assert_eq!(ask(&rpc).await.unwrap(), 42);
@@ -86,11 +86,11 @@ async fn an_endpoint_out_of_order_is_left() {
 #[tokio::test]
 async fn an_endpoint_on_another_chain_is_skipped() {
     let ((wrong, stranger), (fine, _)) = (start(elsewhere).await, start(good).await);
-    let rpc = Rpc::new(vec![wrong.clone(), fine], CHAIN).unwrap();
+    let rpc = Rpc::new(vec![wrong.clone(), fine], CHAIN, Duration::from_secs(15)).unwrap();
     assert_eq!(ask(&rpc).await.unwrap(), 42);
     assert_eq!(ask(&rpc).await.unwrap(), 42);
     assert_eq!(stranger.asked.load(Ordering::SeqCst), 1);
-    let rpc = Rpc::new(vec![wrong.clone(), wrong], CHAIN).unwrap();
+    let rpc = Rpc::new(vec![wrong.clone(), wrong], CHAIN, Duration::from_secs(15)).unwrap();
     let refused = ask(&rpc).await;
     assert!(matches!(refused, Err(RpcError::WrongChain { found: 1, expected: CHAIN })));
 }

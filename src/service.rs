@@ -140,7 +140,7 @@ impl Service {
     /// # Errors
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
-        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id)?;
+        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())?;
         let Awake { inner, queue, lock } = wake(config, keys, clock, rpc).await?;
         let listen = inner.config.listen;
         let cannot = |source| StartError::Listen { addr: listen, source };
@@ -273,6 +273,8 @@ pub(crate) async fn wake(
         reading: AsyncMutex::new(()),
         head: std::sync::Mutex::new(None),
         chain_reached: true.into(),
+        wrong_chain: false.into(),
+        behind_since: std::sync::Mutex::default(),
         reached_s: clock.now_s().into(),
         written_s: clock.now_s().into(),
         clock,

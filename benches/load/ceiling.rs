@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use bursar::{
     devnet::{Manifest, Profile, ProfileName},
     keys::{Keys, Mnemonic},
-    rpc::Rpc,
+    rpc::{At, Rpc},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -53,7 +53,7 @@ impl Ceiling {
         let words = Profile::load(ProfileName::Local)?.accounts.mnemonic;
         let keys = Keys::from_mnemonic(&Mnemonic::parse(&words)?)?;
         let senders = SENDERS.map(|i| keys.agent(i)).collect::<Result<Vec<_>, _>>()?;
-        let rpc = Rpc::new(vec![manifest.rpc.clone()], manifest.chain_id)?;
+        let rpc = Rpc::new(vec![manifest.rpc.clone()], manifest.chain_id, Duration::from_secs(15))?;
         for sender in &senders {
             let amount = U256::from(1_000_000_000_u64);
             let data: Bytes = mintCall { to: sender.address(), amount }.abi_encode().into();
@@ -75,8 +75,8 @@ impl Ceiling {
         let each = count.div_ceil(self.senders.len() as u64);
         let mut lists = Vec::new();
         for sender in &self.senders {
-            let rpc = Rpc::new(vec![self.rpc.clone()], self.chain_id)?;
-            let nonce = rpc.transaction_count(sender.address(), None).await?;
+            let rpc = Rpc::new(vec![self.rpc.clone()], self.chain_id, Duration::from_secs(15))?;
+            let nonce = rpc.transaction_count(sender.address(), At::Latest).await?;
             let raw: Vec<Value> = (nonce..nonce + each)
                 .map(|nonce| self.sign(asset, sender, nonce).map(|raw| json!([raw])))
                 .collect::<Result<_>>()?;
@@ -91,7 +91,7 @@ impl Ceiling {
                         answer?;
                     }
                 }
-                while rpc.transaction_count(sender, None).await? < end {
+                while rpc.transaction_count(sender, At::Latest).await? < end {
                     if started.elapsed() > LIMIT {
                         bail!("the chain did not mine {each} transfers of {sender}");
                     }

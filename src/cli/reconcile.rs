@@ -42,7 +42,7 @@ pub fn run(args: Args) -> Result<(), CliError> {
         let store = Store::open(&config.store)
             .await
             .map_err(|error| CliError::new(Kind::Unreachable, error))?;
-        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id)
+        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())
             .map_err(|error| CliError::new(Kind::Unreachable, error))?;
         reconcile(&config.chain, &rpc, &store).await.map_err(CliError::from)
     })?;

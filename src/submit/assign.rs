@@ -73,6 +73,9 @@ pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
     let Some(sender) = inner.flights.freest(&relayers, inner.config.submit.in_flight) else {
         return Ok(false);
     };
+    if !inner.may_sign() {
+        return Ok(false);
+    }
     let now_ms = inner.clock.now_ms();
     let limit = inner.config.submit.batch_items;
     let rows = inner.store.payments_queued(now_ms, limit).await?;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::Address;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
@@ -110,7 +110,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         inner.flights.update(&flight.open.tx, |known| known.open.attempts.push(attempt));
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
-    let (answer, words) = hand_over(inner, attempt).await;
+    let (answer, words) = hand_over(inner, attempt, flight.sends as usize).await;
     crash::at(Point::SendAnswered);
     if flight.open.attempts.len() > 1 {
         crash::at(Point::BumpAnswered);
@@ -147,10 +147,12 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
 }
 
 /// Hands stored bytes to the node. The only place that sends.
-async fn hand_over(inner: &Inner, attempt: &AttemptRow) -> (Result<(), SendClass>, String) {
-    let answer: Result<B256, RpcError> =
-        inner.rpc.call("eth_sendRawTransaction", json!([attempt.raw])).await;
-    match answer {
+async fn hand_over(
+    inner: &Inner,
+    attempt: &AttemptRow,
+    turns: usize,
+) -> (Result<(), SendClass>, String) {
+    match inner.rpc.send_raw(&attempt.raw, turns).await {
         Ok(hash) if hash == attempt.hash => (Ok(()), "accepted".into()),
         Ok(hash) => (Err(SendClass::Unknown), format!("answered with a foreign hash {hash}")),
         Err(RpcError::Refused { code, message, .. }) => {
@@ -167,6 +169,9 @@ fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, Eng
     let (Some(last), Some(answer)) = (flight.open.attempts.last(), flight.answer) else {
         return Ok(None);
     };
+    if !inner.may_sign() {
+        return Ok(None);
+    }
     let age_ms = inner.clock.now_ms() - last.created_ms;
     let ignored = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown))
         && age_ms >= crate::intake::seconds(inner.config.submit.replace_after_s);

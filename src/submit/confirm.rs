@@ -4,7 +4,11 @@
 //! depth. Absence decides nothing. What a final receipt says is written in one commit: payments,
 //! ledger, audit, outbox.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use alloy::{
     primitives::{B256, U256},
@@ -30,28 +34,41 @@ use crate::{
     outcome::SendClass,
     payment::{Event, FundsMoved, State},
     refusal::{Code, Refusal},
-    rpc::{Head, RpcError},
+    rpc::{At, Head, RpcError},
     store::{OpenTx, PaymentRow, Tx},
 };
 
 /// Transactions that may fail a payment before it is given up.
 const TRIES: u32 = 8;
 
+/// Longest pause after a look at the chain that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a head below the newest one counts as a node that is behind.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(inner.config.poll());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen: Option<Head> = None;
+    let mut faults = 0_u32;
     loop {
         tokio::select! {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
         match look(&inner, &mut seen).await {
-            Ok(()) => inner.set_chain_reached(true),
+            Ok(()) => {
+                faults = 0;
+                inner.set_chain_reached(true);
+            }
             Err(error) => {
                 inner.set_chain_reached(false);
                 warn!(%error, "the chain could not be read; trying again");
+                // A node that is out of order or limits us is not asked at the same pace.
+                let pause = inner.config.poll().saturating_mul(1 << faults.min(16));
+                faults = faults.saturating_add(1);
+                tick.reset_after(pause.min(LONGEST_PAUSE).max(inner.config.poll()));
             }
         }
     }
@@ -59,7 +76,19 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 
 /// One look at the newest head. `seen` moves only when everything up to it is done.
 pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), EngineError> {
-    let head = inner.rpc.latest().await?;
+    let head = match inner.rpc.latest().await {
+        Ok(head) => head,
+        Err(error) => {
+            let is_wrong = matches!(error, RpcError::WrongChain { .. });
+            inner.wrong_chain.fetch_or(is_wrong, Ordering::Relaxed);
+            return Err(error.into());
+        }
+    };
+    inner.wrong_chain.store(false, Ordering::Relaxed);
+    if is_behind(inner, &head) {
+        inner.rpc.turn();
+        return Ok(());
+    }
     inner.set_head(head);
     if seen.as_ref() == Some(&head) {
         return Ok(());
@@ -75,6 +104,26 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
     policy?;
     *seen = Some(head);
     Ok(())
+}
+
+/// Is a node behind what is known? Blocks do not get fewer, or not for long.
+fn is_behind(inner: &Inner, head: &Head) -> bool {
+    let newest = inner.height();
+    let mut since = inner.behind_since.lock().unwrap_or_else(PoisonError::into_inner);
+    if head.height() >= newest {
+        *since = None;
+        return false;
+    }
+    let now = inner.clock.steady();
+    let first = since.is_none();
+    let patient = now.saturating_sub(*since.get_or_insert(now)) < PATIENCE;
+    if first {
+        warn!(head = head.height(), newest, "the node is behind: asking another one");
+    } else if !patient {
+        warn!(head = head.height(), newest, "every node is behind: going on from there");
+        *since = None;
+    }
+    patient
 }
 
 /// Reads the newest block that is final under `head`.
@@ -110,6 +159,8 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
         .collect();
     let mut numbers: Vec<u64> = found.values().filter_map(|receipt| receipt.block_number).collect();
     numbers.push(head.height());
+    // Where a receipt is missing: is its block still there?
+    numbers.extend(flights.iter().filter_map(|flight| flight.open.tx.block));
     numbers.sort_unstable();
     numbers.dedup();
     let blocks: HashMap<u64, Head> = inner
@@ -144,10 +195,12 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
                 finish(inner, &flight, &mined, last).await
             }
             // Where it stood at the last look: nothing to note.
-            (Some((_, block)), ..) if flight.open.tx.block == Some(block.height()) => Ok(()),
+            (Some((_, block)), ..) if flight.open.tx.block == Some(block.height()) => {
+                inner.flights.update(&flight.open.tx, |known| known.place = Some(block.hash));
+                Ok(())
+            }
             (Some((receipt, block)), ..) => {
-                let at = (receipt.transaction_hash, block.height());
-                place(inner, &flight.open, Some(at)).await
+                place(inner, &flight.open, Some((receipt.transaction_hash, block))).await
             }
             (None, _, Some(last))
                 if flight.answer == Some(Err(SendClass::NonceTooLow))
@@ -155,7 +208,7 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
             {
                 displaced(inner, &flight, last).await
             }
-            _ if flight.open.tx.block.is_some() => {
+            _ if fell_out(&flight, &blocks) => {
                 warn!(tx = flight.open.tx.id, "its block fell out of the chain: sending again");
                 place(inner, &flight.open, None).await
             }
@@ -170,13 +223,22 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
     fault.map_or(Ok(()), Err)
 }
 
+/// Did the block that a transaction stood in lose its place to another one? That a node has no
+/// receipt, or not that block, proves nothing.
+fn fell_out(flight: &Flight, blocks: &HashMap<u64, Head>) -> bool {
+    let block = flight.open.tx.block.and_then(|number| blocks.get(&number));
+    block.is_some_and(|block| flight.place != Some(block.hash))
+}
+
 /// Notes the block a transaction stands in, or that it lost it.
-async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<(), EngineError> {
+async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, &Head)>) -> Result<(), EngineError> {
     let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
-    store.place_tx(&open.tx.id, at.map(|(_, block)| block)).await?;
+    store.place_tx(&open.tx.id, at.map(|(_, block)| block.height())).await?;
     match at {
-        Some((hash, block)) => store.mark_included(&open.tx.id, hash, block, now_ms).await?,
+        Some((hash, block)) => {
+            store.mark_included(&open.tx.id, hash, block.height(), now_ms).await?;
+        }
         None => {
             store.mark_reorganised(&open.tx.id, now_ms).await?;
             let draft = Draft::new(EventKind::PaymentReorganised, "chain").tx(&open.tx.id);
@@ -186,7 +248,8 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, u64)>) -> Result<
     store.commit().await?;
     crash::at(Point::PlaceCommitted);
     inner.flights.update(&open.tx, |flight| {
-        flight.open.tx.block = at.map(|(_, block)| block);
+        flight.open.tx.block = at.map(|(_, block)| block.height());
+        flight.place = at.map(|(_, block)| block.hash);
         flight.last_sent = None;
     });
     if at.is_none() {
@@ -215,7 +278,7 @@ struct Mined<'a> {
 /// known here, but the contract knows of each nonce that an agent signed.
 async fn displaced(inner: &Inner, flight: &Flight, last: &Head) -> Result<(), EngineError> {
     let tx = &flight.open.tx;
-    let next = inner.rpc.transaction_count(tx.sender, Some(last.height())).await?;
+    let next = inner.rpc.transaction_count(tx.sender, last.into()).await?;
     if next <= tx.nonce {
         return Ok(());
     }
@@ -325,6 +388,7 @@ async fn finish(
         inner.flights.update(&open.tx, |flight| {
             flight.waiting = true;
             flight.open.tx.block = Some(block.height());
+            flight.place = mined.receipt.map(|_| block.hash);
         });
     }
     {
@@ -499,7 +563,7 @@ async fn reverted(inner: &Inner, open: &OpenTx, block: &Head) -> Result<Outcome,
     let at = block.height().saturating_sub(1);
     let wallet = inner.config.chain.wallet;
     let answer =
-        inner.rpc.eth_call(wallet, Some(open.tx.sender), &open.tx.calldata, Some(at)).await;
+        inner.rpc.eth_call(wallet, Some(open.tx.sender), &open.tx.calldata, At::Number(at)).await;
     Ok(match answer {
         Err(RpcError::Refused { data, message, .. }) => {
             match outcome::revert_reason(data.as_deref()) {

@@ -78,7 +78,7 @@ pub(super) async fn of(
     let call = IPolicyWallet::nonceUsedCall { agent: signed.agent, nonce: signed.nonce };
     let answer = inner
         .rpc
-        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), Some(last.height()))
+        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), last.into())
         .await?;
     if IPolicyWallet::nonceUsedCall::abi_decode_returns_validate(&answer)? {
         return elsewhere(inner, signed, last).await;

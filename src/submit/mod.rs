@@ -30,6 +30,7 @@ use crate::{
     fees::Fees,
     outcome::SendClass,
     payment::{AgentId, PaymentId},
+    rpc::At,
     store::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Flight {
     pub open: OpenTx,
     /// By [`crate::clock::Clock::steady`].
     pub last_sent: Option<Duration>,
+    /// The block it was last seen in.
+    pub place: Option<B256>,
     pub sends: u32,
     /// Final, but something it carried can still run: it waits, and takes up no sender.
     pub waiting: bool,
@@ -77,7 +80,7 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) const fn new(open: OpenTx) -> Self {
-        Self { open, last_sent: None, sends: 0, waiting: false, answer: None }
+        Self { open, last_sent: None, place: None, sends: 0, waiting: false, answer: None }
     }
 }
 
@@ -149,7 +152,7 @@ pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
         inner.flights.add(open);
     }
     for relayer in inner.relayer_addresses() {
-        let on_chain = inner.rpc.transaction_count(relayer, None).await?;
+        let on_chain = inner.rpc.transaction_count(relayer, At::Latest).await?;
         let mut tx = inner.store.begin().await?;
         let ours = tx.raise_nonce(&relayer.to_string(), on_chain).await?;
         if ours > 0 && on_chain > ours.saturating_add(PLAUSIBLE_RISE) {
