@@ -201,7 +201,8 @@ impl Inner {
         seen.1 <= STRANGERS_A_SECOND
     }
 
-    fn head(&self) -> Option<Head> {
+    /// The newest head that was seen.
+    pub(crate) fn head(&self) -> Option<Head> {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

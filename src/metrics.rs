@@ -76,6 +76,10 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Height of the newest head.
     pub head: Gauge,
+    /// Newest block up to which chain and books were compared.
+    pub reconciled: Gauge,
+    /// Differences between chain and books that stand.
+    pub findings: Gauge,
     /// 1 if the last look at the chain succeeded.
     pub chain_reached: Gauge,
     /// Alerts that are up, by kind.
@@ -103,6 +107,8 @@ impl Default for Metrics {
             oldest_ms: Gauge::default(),
             in_flight: Gauge::default(),
             head: Gauge::default(),
+            reconciled: Gauge::default(),
+            findings: Gauge::default(),
             chain_reached: Gauge::default(),
             alerts: Family::default(),
             alerts_raised: Family::default(),
@@ -135,6 +141,16 @@ impl Default for Metrics {
             );
             registry.register("in_flight", "Transactions on their way", all.in_flight.clone());
             registry.register("head", "Height of the newest head", all.head.clone());
+            registry.register(
+                "reconciled",
+                "Newest block up to which chain and books were compared",
+                all.reconciled.clone(),
+            );
+            registry.register(
+                "findings",
+                "Differences between chain and books that stand",
+                all.findings.clone(),
+            );
             registry.register(
                 "chain_reached",
                 "1 if the last look at the chain succeeded",

@@ -37,6 +37,7 @@ use crate::{
     metrics::Metrics,
     payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
+    reconcile,
     rpc::{Rpc, RpcError},
     store::{AgentRow, Store, StoreError, StoreLock},
     submit::{self, Flights},
@@ -156,6 +157,7 @@ impl Service {
         tasks
             .spawn(named("broadcast", submit::broadcast::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("confirm", submit::confirm::run(Arc::clone(&inner), stopped.clone())));
+        tasks.spawn(named("reconcile", reconcile::watch::run(Arc::clone(&inner), stopped.clone())));
         let (doubt, stopping) = (store.clone(), stopped.clone());
         tasks.spawn(named("store", async move {
             tokio::select! {

@@ -1,21 +1,27 @@
-//! `bursar reconcile`: the chain's own record against the books.
+//! `bursar reconcile`: the chain's own record against the books, and what the daemon found of it by
+//! itself.
 
 use std::path::PathBuf;
 
 use alloy::primitives::{U256, utils::format_units};
 use clap::Args as ClapArgs;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{CliError, Kind, table::table};
 use crate::{
+    audit::{Draft, EventKind},
+    clock::{self, Clock},
     config::Config,
-    reconcile::{Movement, PayeeLine, ReconcileError, Report, reconcile},
+    reconcile::{Mark, Movement, PayeeLine, ReconcileError, Report, reconcile},
     rpc::Rpc,
-    store::Store,
+    store::{Finding, Store, StoreError},
 };
 
 /// Differences that are printed of each kind.
 const SHOWN: usize = 20;
+/// Findings that are read.
+const LISTED: u32 = 1_000;
 
 /// What `bursar reconcile` takes.
 #[derive(Debug, ClapArgs)]
@@ -27,9 +33,27 @@ pub struct Args {
     /// pay, as on a devnet.
     #[arg(long)]
     balances: bool,
+    /// Print only what the daemon found by itself, which compares at every block: up to where, and
+    /// what stands. Nothing is compared anew.
+    #[arg(long, conflicts_with = "balances")]
+    watched: bool,
+    /// Close a finding that a person has explained; its name stands in the list. Takes --reason.
+    #[arg(long, value_name = "FINDING", requires = "reason")]
+    close: Option<String>,
+    /// Why it is closed: goes into the audit log.
+    #[arg(long, requires = "close")]
+    reason: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What the daemon found by itself.
+#[derive(Debug, Serialize)]
+struct Watched {
+    /// How far it is; none before its first look.
+    mark: Option<Mark>,
+    standing: Vec<Finding>,
 }
 
 /// Compares; works beside a running daemon and without one.
@@ -38,21 +62,36 @@ pub struct Args {
 /// `Kind::Mismatch` (exit 4) where chain and books differ.
 pub fn run(args: Args) -> Result<(), CliError> {
     let config = Config::read(&args.config)?;
-    let report = super::block_on(async {
-        let store = Store::open(&config.store)
-            .await
-            .map_err(|error| CliError::new(Kind::Unreachable, error))?;
-        let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())
-            .map_err(|error| CliError::new(Kind::Unreachable, error))?;
-        reconcile(&config.chain, &rpc, &store).await.map_err(CliError::from)
-    })?;
-    let exact = !args.balances || report.payees.iter().all(PayeeLine::holds_only_this);
-    if args.json {
-        println!("{}", json!({ "ok": report.agrees() && exact, "report": report }));
-    } else {
-        print!("{}", page(&config, &report));
+    if let (Some(finding), Some(reason)) = (&args.close, &args.reason) {
+        return super::block_on(close(&config, finding, reason));
     }
-    if !report.agrees() {
+    let (watched, report) = super::block_on(async {
+        let store = open(&config).await?;
+        let report = if args.watched {
+            None
+        } else {
+            let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())
+                .map_err(|error| CliError::new(Kind::Unreachable, error))?;
+            Some(reconcile(&config.chain, &rpc, &store).await?)
+        };
+        // Last, so that it is not older than the comparison.
+        let mark = Mark::read(&store).await.map_err(ReconcileError::from)?;
+        let standing = store.findings_open(LISTED).await.map_err(ReconcileError::from)?;
+        Ok((Watched { mark, standing }, report))
+    })?;
+    let agrees = report.as_ref().is_none_or(Report::agrees) && watched.standing.is_empty();
+    let exact = !args.balances
+        || report.iter().flat_map(|report| &report.payees).all(PayeeLine::holds_only_this);
+    if args.json {
+        let ok = agrees && exact;
+        println!("{}", json!({ "ok": ok, "watched": watched, "report": report }));
+    } else {
+        if let Some(report) = &report {
+            print!("{}", page(&config, report));
+        }
+        print!("{}", story(&watched));
+    }
+    if !agrees {
         return Err(CliError::new(Kind::Mismatch, "chain and books differ")
             .hint("`bursar audit show PAYMENT` tells a payment's story; freeze first, ask then"));
     }
@@ -63,6 +102,53 @@ pub fn run(args: Args) -> Result<(), CliError> {
         ));
     }
     Ok(())
+}
+
+async fn open(config: &Config) -> Result<Store, CliError> {
+    Store::open(&config.store).await.map_err(|error| CliError::new(Kind::Unreachable, error))
+}
+
+async fn close(config: &Config, id: &str, reason: &str) -> Result<(), CliError> {
+    let failed = |error: StoreError| CliError::new(Kind::Unreachable, error);
+    let store = open(config).await?;
+    let now_ms = Clock::system().now_ms();
+    let mut tx = store.begin().await.map_err(failed)?;
+    if !tx.clear_finding(id, now_ms).await.map_err(failed)? {
+        return Err(CliError::new(Kind::Refused, format!("no finding `{id}` stands"))
+            .hint("`bursar reconcile --watched` lists them"));
+    }
+    let draft = Draft::new(EventKind::ReconcileMatched, "host")
+        .data(json!({ "finding": id, "reason": reason }));
+    tx.append_audit(&[draft], now_ms).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    println!("closed {id}");
+    Ok(())
+}
+
+fn story(watched: &Watched) -> String {
+    let Watched { mark, standing } = watched;
+    let mut text = match mark {
+        Some(mark) => format!(
+            "watched by the daemon up to block {} and audit entry {}, {}\n",
+            mark.next.saturating_sub(1),
+            mark.seq,
+            clock::at_ms(mark.at_ms)
+        ),
+        None => "not watched yet: the daemon has not run on this store\n".to_owned(),
+    };
+    if standing.is_empty() {
+        return text + "no difference stands\n";
+    }
+    let mut findings = table(&["finding", "since (UTC)", "what"]);
+    for finding in standing.iter().take(SHOWN) {
+        let since = clock::at_ms(finding.found_ms).to_string();
+        findings.add_row([finding.id.clone(), since, finding.what.clone()]);
+    }
+    text += &format!("{findings}\n");
+    if standing.len() > SHOWN {
+        text += &format!("and {} more: --json lists them\n", standing.len() - SHOWN);
+    }
+    text
 }
 
 impl From<ReconcileError> for CliError {

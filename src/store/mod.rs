@@ -7,6 +7,7 @@ mod alert;
 mod approval;
 mod audit;
 mod event;
+mod finding;
 mod ledger;
 mod many;
 mod payment;
@@ -32,12 +33,15 @@ pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     audit::AuditNote,
     event::Event,
+    finding::{Finding, FindingKind},
     ledger::Posting,
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
     settled::SettledPayment,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
+
+pub(crate) use self::finding::{Claim, Finalized, InvoicePaid};
 
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: &str = "2";

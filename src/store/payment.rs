@@ -80,7 +80,7 @@ impl ItemRef {
         i64::from(self.batch) << 32 | i64::from(self.item)
     }
 
-    fn from_column(column: i64) -> Option<Self> {
+    pub(super) fn from_column(column: i64) -> Option<Self> {
         let batch = u32::try_from(column >> 32).ok()?;
         let item = u32::try_from(column & 0xffff_ffff).ok()?;
         Some(Self { batch, item })
@@ -230,7 +230,7 @@ fn refusal_column(payment: &PaymentRow) -> Result<Option<String>, StoreError> {
     payment.refusal.as_ref().map(|refusal| to_json("payment.refusal", refusal)).transpose()
 }
 
-fn narrow_amount(units: i64) -> Result<Usdc, StoreError> {
+pub(super) fn narrow_amount(units: i64) -> Result<Usdc, StoreError> {
     Usdc::try_from(units).map_err(|_| StoreError::corrupt("payment.amount", units))
 }
 

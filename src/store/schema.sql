@@ -53,6 +53,8 @@ CREATE INDEX payment_open ON payment (state)
 -- All that the windows are filled from at start: 38 days are read without their rows.
 CREATE INDEX payment_settled ON payment (block_time_s, agent_id, overrides, amount)
   WHERE state = 'paid';
+-- What reconciliation finds a transfer on chain by, once it is booked.
+CREATE INDEX payment_by_hash ON payment (tx_hash) WHERE state = 'paid';
 CREATE INDEX payment_recent ON payment (created_ms);
 
 -- One row a sender nonce; its attempts are signatures of that one nonce.
@@ -147,6 +149,19 @@ CREATE TABLE audit_entry (
 CREATE INDEX audit_by_payment ON audit_entry (payment_id) WHERE payment_id IS NOT NULL;
 CREATE INDEX audit_by_tx ON audit_entry (tx_id) WHERE tx_id IS NOT NULL;
 CREATE TABLE audit_head (id BIGINT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL);
+
+-- Differences between chain and books. One row a difference, kept when it is gone.
+CREATE TABLE finding (
+  id         TEXT PRIMARY KEY,
+  kind       TEXT NOT NULL,
+  block      BIGINT NOT NULL,
+  tx_hash    TEXT,
+  payment_id TEXT,
+  what       TEXT NOT NULL,
+  found_ms   BIGINT NOT NULL,
+  cleared_ms BIGINT
+);
+CREATE INDEX finding_open ON finding (found_ms) WHERE cleared_ms IS NULL;
 
 CREATE TABLE outbox (
   id         TEXT PRIMARY KEY,

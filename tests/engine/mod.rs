@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod books;
 mod chaos;
 mod clock;
 mod crash_points;

@@ -89,6 +89,7 @@ impl World {
         let (code, said) = self.bursar(&["audit", "verify"]);
         assert_eq!(code, 0, "{said}");
         self.every_end_is_told_once(&payments).await;
+        self.nothing_was_found().await;
         if self.runs() {
             self.windows_agree(&payments).await;
         }
@@ -156,6 +157,14 @@ impl World {
                 self.tally.add(|counts| counts.duplicates += 1);
             }
         }
+    }
+
+    /// Continuous reconciliation raised no false alarm, not for a moment.
+    async fn nothing_was_found(&self) {
+        let store = Store::open(&self.database()).await.unwrap();
+        let found = store.findings(10).await.unwrap();
+        store.close().await;
+        assert!(found.is_empty(), "found by reconciliation: {found:#?}");
     }
 
     async fn nonces_are_gapless(&self) {

@@ -1,0 +1,188 @@
+//! The chain's side: what moved into and out of the wallet in a span of blocks.
+
+use std::collections::HashMap;
+
+use alloy::{
+    primitives::{Address, B256, U256},
+    rpc::types::Log,
+    sol_types::{SolCall as _, SolEvent as _, SolEventInterface as _},
+};
+use serde_json::{Value, json};
+
+use super::ReconcileError;
+use crate::{
+    config::ChainConfig,
+    contract::{
+        IPolicyWallet::{self, IPolicyWalletEvents as Events},
+        IUsdc,
+    },
+    money::Usdc,
+    rpc::{At, Rpc},
+};
+
+/// One transfer out of the wallet that a payment has to explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    pub transaction: B256,
+    pub block: u64,
+    pub payee: Address,
+    pub amount: Usdc,
+}
+
+/// What the wallet logged in a transaction about whose signature it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub agent: Address,
+    /// None for `pay`, whose event does not name it.
+    pub nonce: Option<U256>,
+}
+
+/// What a span of blocks moved.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// Transfers out, in the chain's order, without what operators withdrew.
+    pub out: Vec<Outgoing>,
+    /// Sum of the transfers in.
+    pub came_in: U256,
+    /// Sum of all transfers out.
+    pub went_out: U256,
+    /// Of these, what operators withdrew.
+    pub withdrawn: U256,
+    /// By transaction: on whose signatures the wallet paid.
+    pub ran: HashMap<B256, Vec<Ran>>,
+}
+
+const NOT_AN_EVENT: ReconcileError =
+    ReconcileError::Nonsense("a log that is not the event asked for");
+const NO_PLACE: ReconcileError = ReconcileError::Nonsense("a log without transaction or block");
+
+impl Moves {
+    /// Reads a span of blocks, both ends included.
+    pub(crate) async fn read(
+        config: &ChainConfig,
+        rpc: &Rpc,
+        from: u64,
+        to: u64,
+    ) -> Result<Self, ReconcileError> {
+        let wallet = config.wallet.into_word();
+        let transfer = IUsdc::Transfer::SIGNATURE_HASH;
+        let filters = [
+            filter(config.usdc, from, to, json!([transfer, wallet])),
+            filter(config.usdc, from, to, json!([transfer, Value::Null, wallet])),
+        ];
+        let mut answers = rpc.batch::<Vec<Log>>("eth_getLogs", &filters).await?.into_iter();
+        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
+        let (outgoing, incoming) = (next()?, next()?);
+        let mut moves = Self::outgoing(config, rpc, from, to, &outgoing).await?;
+        for log in &incoming {
+            moves.came_in += transfer_of(log)?.value;
+        }
+        Ok(moves)
+    }
+
+    /// Reads only what went out.
+    pub(crate) async fn read_outgoing(
+        config: &ChainConfig,
+        rpc: &Rpc,
+        from: u64,
+        to: u64,
+    ) -> Result<Self, ReconcileError> {
+        let topics = json!([IUsdc::Transfer::SIGNATURE_HASH, config.wallet.into_word()]);
+        let logs = rpc.call("eth_getLogs", filter(config.usdc, from, to, topics)).await?;
+        let logs: Vec<Log> = logs;
+        Self::outgoing(config, rpc, from, to, &logs).await
+    }
+
+    async fn outgoing(
+        config: &ChainConfig,
+        rpc: &Rpc,
+        from: u64,
+        to: u64,
+        transfers: &[Log],
+    ) -> Result<Self, ReconcileError> {
+        let mut moves = Self::default();
+        if transfers.is_empty() {
+            return Ok(moves);
+        }
+        let topics = json!([[
+            IPolicyWallet::Withdrawn::SIGNATURE_HASH,
+            IPolicyWallet::Paid::SIGNATURE_HASH,
+            IPolicyWallet::BatchPaid::SIGNATURE_HASH,
+            IPolicyWallet::Approved::SIGNATURE_HASH,
+        ]]);
+        let own: Vec<Log> =
+            rpc.call("eth_getLogs", filter(config.wallet, from, to, topics)).await?;
+        // What the wallet itself says left by another door than a payment's: transaction, account,
+        // amount. A door that is added is explained here.
+        let mut other_doors: HashMap<(B256, Address, U256), u32> = HashMap::new();
+        for log in &own {
+            let transaction = log.transaction_hash.ok_or(NO_PLACE)?;
+            let ran = match Events::decode_log(&log.inner).map_err(|_| NOT_AN_EVENT)?.data {
+                Events::Withdrawn(event) => {
+                    moves.withdrawn += event.amount;
+                    *other_doors.entry((transaction, event.to, event.amount)).or_default() += 1;
+                    continue;
+                }
+                Events::Paid(event) => Ran { agent: event.agent, nonce: None },
+                Events::BatchPaid(event) => Ran { agent: event.agent, nonce: Some(event.nonce) },
+                Events::Approved(event) => Ran { agent: event.agent, nonce: Some(event.nonce) },
+                _ => return Err(NOT_AN_EVENT),
+            };
+            moves.ran.entry(transaction).or_default().push(ran);
+        }
+        for log in transfers {
+            let transaction = log.transaction_hash.ok_or(NO_PLACE)?;
+            let block = log.block_number.ok_or(NO_PLACE)?;
+            let event = transfer_of(log)?;
+            // Anybody can have USDC log a transfer of nothing from anybody's account.
+            if event.value.is_zero() {
+                continue;
+            }
+            moves.went_out += event.value;
+            if let Some(left) = other_doors.get_mut(&(transaction, event.to, event.value))
+                && *left > 0
+            {
+                *left -= 1;
+                continue;
+            }
+            let amount = u64::try_from(event.value).ok().and_then(Usdc::from_units);
+            let amount = amount.ok_or(ReconcileError::Nonsense("a transfer above all USDC"))?;
+            moves.out.push(Outgoing { transaction, block, payee: event.to, amount });
+        }
+        Ok(moves)
+    }
+}
+
+fn filter(address: Address, from: u64, to: u64, topics: Value) -> Value {
+    let (from, to) = (format!("{from:#x}"), format!("{to:#x}"));
+    json!([{ "address": address, "fromBlock": from, "toBlock": to, "topics": topics }])
+}
+
+fn transfer_of(log: &Log) -> Result<IUsdc::Transfer, ReconcileError> {
+    Ok(log.log_decode::<IUsdc::Transfer>().map_err(|_| NOT_AN_EVENT)?.inner.data)
+}
+
+/// Counts a receipt's transfers from the wallet to an account.
+pub(crate) fn transfers_in(config: &ChainConfig, logs: &[Log]) -> HashMap<(Address, U256), u32> {
+    let mut found = HashMap::new();
+    let own = logs.iter().filter(|log| log.address() == config.usdc);
+    for event in own.filter_map(|log| transfer_of(log).ok()) {
+        if event.from == config.wallet {
+            *found.entry((event.to, event.value)).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// Reads an account's USDC at a block.
+pub(crate) async fn balance_of(
+    config: &ChainConfig,
+    rpc: &Rpc,
+    account: Address,
+    block: u64,
+) -> Result<U256, ReconcileError> {
+    let call = IUsdc::balanceOfCall { account }.abi_encode().into();
+    let answer = rpc.eth_call(config.usdc, None, &call, At::Number(block)).await?;
+    IUsdc::balanceOfCall::abi_decode_returns(&answer)
+        .map_err(|_| ReconcileError::Nonsense("a balance that is no number"))
+}
