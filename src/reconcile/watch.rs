@@ -172,10 +172,10 @@ enum Step {
     Held,
 }
 
-/// A span of final blocks, read.
+/// A span of final blocks, read; without a block where nothing is final that is not checked.
 struct Stretch {
     to: u64,
-    hash: B256,
+    hash: Option<B256>,
     moves: Moves,
     verdict: Verdict,
 }
@@ -257,9 +257,6 @@ impl Watch {
             self.save(inner, &found, back).await?;
             return Ok(Step::More);
         }
-        if mark.next > last {
-            return Ok(Step::Done);
-        }
         let Some(Stretch { to, hash, moves, verdict }) = self.stretch(inner, &mark, last).await?
         else {
             return Ok(Step::Held);
@@ -291,14 +288,14 @@ impl Watch {
         again(inner, &standing, &entries, &mark, &mut found).await?;
 
         let mut next = Mark {
-            next: to + 1,
-            hash: Some(hash),
+            next: mark.next.max(to + 1),
+            hash,
             seq: doubted.map_or(seq, |doubted| doubted - 1),
             came_in: mark.came_in + moves.came_in,
             went_out: mark.went_out + moves.went_out,
             ..mark
         };
-        if to == last {
+        if to == last && next.next > mark.next {
             weigh(inner, &mut next, to, &mut found).await;
         }
         inner.metrics.reconciled.set(to.cast_signed());
@@ -365,10 +362,15 @@ impl Watch {
         mark: &Mark,
         last: u64,
     ) -> Result<Option<Stretch>, ReconcileError> {
+        if mark.next > last {
+            let (moves, verdict) = (Moves::default(), Verdict::default());
+            let to = mark.next.saturating_sub(1);
+            return Ok(Some(Stretch { to, hash: mark.hash, moves, verdict }));
+        }
         let mut to = last.min(mark.next.saturating_add(self.span - 1));
         loop {
             let end = inner.rpc.heads(&[to]).await?.into_iter().flatten().next();
-            let hash = end.ok_or(ReconcileError::Moved)?.hash;
+            let hash = Some(end.ok_or(ReconcileError::Moved)?.hash);
             let read = Moves::read(&inner.config.chain, &inner.rpc, mark.next, to).await;
             if read.is_err() {
                 // Too much for one answer, perhaps.

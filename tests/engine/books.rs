@@ -221,7 +221,7 @@ async fn a_final_block_that_falls_out_is_told_with_what_it_paid() {
     let plan = Plan::new().automine().config(|config| config.chain.confirmations = 1);
     let world = plan.start().await;
     let store = store(&world).await;
-    let payment = world.pay("atlas", "acme-data", "5", "too early").await;
+    let payment = world.pay("atlas", "acme-data", "5", "too-early").await;
     let payment = world.until(&payment, State::Paid).await;
     checked(&store, payment.block.unwrap()).await;
     world.chain.rpc("anvil_reorg", json!([1, []])).await;
