@@ -589,8 +589,11 @@ impl Rpc {
     }
 
     /// Asks for logs up to a block that the node must have: one that is behind knows of none, and
-    /// does not say so.
-    async fn logs_by(&self, filter: Value, to: u64) -> Result<Vec<Log>, RpcError> {
+    /// does not say so. `filter` is the call's parameters.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub(crate) async fn logs_by(&self, filter: Value, to: u64) -> Result<Vec<Log>, RpcError> {
         let (_, logs) = self
             .both(
                 ("eth_getBlockByNumber", json!([format!("{to:#x}"), false])),

@@ -70,8 +70,9 @@ pub fn run(args: Args) -> Result<(), CliError> {
         let report = if args.watched {
             None
         } else {
-            let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())
-                .map_err(|error| CliError::new(Kind::Unreachable, error))?;
+            let rpc =
+                Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())
+                    .map_err(|error| CliError::new(Kind::Unreachable, error))?;
             Some(reconcile(&config.chain, &rpc, &store).await?)
         };
         // Last, so that it is not older than the comparison.

@@ -66,15 +66,9 @@ impl Moves {
     ) -> Result<Self, ReconcileError> {
         let wallet = config.wallet.into_word();
         let transfer = IUsdc::Transfer::SIGNATURE_HASH;
-        let filters = [
-            filter(config.usdc, from, to, json!([transfer, wallet])),
-            filter(config.usdc, from, to, json!([transfer, Value::Null, wallet])),
-        ];
-        let mut answers = rpc.batch::<Vec<Log>>("eth_getLogs", &filters).await?.into_iter();
-        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
-        let (outgoing, incoming) = (next()?, next()?);
-        let mut moves = Self::outgoing(config, rpc, from, to, &outgoing).await?;
-        for log in &incoming {
+        let mut moves = Self::read_outgoing(config, rpc, from, to).await?;
+        let topics = json!([transfer, Value::Null, wallet]);
+        for log in &rpc.logs_by(filter(config.usdc, from, to, topics), to).await? {
             moves.came_in += transfer_of(log)?.value;
         }
         Ok(moves)
@@ -88,18 +82,7 @@ impl Moves {
         to: u64,
     ) -> Result<Self, ReconcileError> {
         let topics = json!([IUsdc::Transfer::SIGNATURE_HASH, config.wallet.into_word()]);
-        let logs = rpc.call("eth_getLogs", filter(config.usdc, from, to, topics)).await?;
-        let logs: Vec<Log> = logs;
-        Self::outgoing(config, rpc, from, to, &logs).await
-    }
-
-    async fn outgoing(
-        config: &ChainConfig,
-        rpc: &Rpc,
-        from: u64,
-        to: u64,
-        transfers: &[Log],
-    ) -> Result<Self, ReconcileError> {
+        let transfers = rpc.logs_by(filter(config.usdc, from, to, topics), to).await?;
         let mut moves = Self::default();
         if transfers.is_empty() {
             return Ok(moves);
@@ -110,8 +93,7 @@ impl Moves {
             IPolicyWallet::BatchPaid::SIGNATURE_HASH,
             IPolicyWallet::Approved::SIGNATURE_HASH,
         ]]);
-        let own: Vec<Log> =
-            rpc.call("eth_getLogs", filter(config.wallet, from, to, topics)).await?;
+        let own = rpc.logs_by(filter(config.wallet, from, to, topics), to).await?;
         // What the wallet itself says left by another door than a payment's: transaction, account,
         // amount. A door that is added is explained here.
         let mut other_doors: HashMap<(B256, Address, U256), u32> = HashMap::new();
@@ -130,7 +112,7 @@ impl Moves {
             };
             moves.ran.entry(transaction).or_default().push(ran);
         }
-        for log in transfers {
+        for log in &transfers {
             let transaction = log.transaction_hash.ok_or(NO_PLACE)?;
             let block = log.block_number.ok_or(NO_PLACE)?;
             let event = transfer_of(log)?;
@@ -174,15 +156,15 @@ pub(crate) fn transfers_in(config: &ChainConfig, logs: &[Log]) -> HashMap<(Addre
     found
 }
 
-/// Reads an account's USDC at a block.
+/// Reads an account's USDC.
 pub(crate) async fn balance_of(
     config: &ChainConfig,
     rpc: &Rpc,
     account: Address,
-    block: u64,
+    at: At,
 ) -> Result<U256, ReconcileError> {
     let call = IUsdc::balanceOfCall { account }.abi_encode().into();
-    let answer = rpc.eth_call(config.usdc, None, &call, At::Number(block)).await?;
+    let answer = rpc.eth_call(config.usdc, None, &call, at).await?;
     IUsdc::balanceOfCall::abi_decode_returns(&answer)
         .map_err(|_| ReconcileError::Nonsense("a balance that is no number"))
 }

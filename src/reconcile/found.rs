@@ -11,6 +11,7 @@ use super::{
     watch::MARK,
 };
 use crate::{
+    alert::AlertKind,
     audit::{Draft, EventKind},
     engine::Inner,
     money::Usdc,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Unexplained transfers that are written one by one in a step; what is above is added up.
-const MOST: usize = 200;
+const MOST: usize = 20;
 
 /// What a step found, and what is over.
 #[derive(Default)]
@@ -197,6 +198,8 @@ impl Found {
         for finding in &self.findings {
             if store.put_finding(finding).await? {
                 drafts.push(draft(EventKind::ReconcileMismatch, finding));
+                let alerts = &inner.metrics.alerts_raised;
+                alerts.get_or_create(&AlertKind::Reconciliation.into()).inc();
                 error!(finding = finding.id, "chain and books differ: {}", finding.what);
             }
         }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::ChainConfig,
     money::Usdc,
-    rpc::Rpc,
+    rpc::{At, Rpc},
     store::{PaymentRow, Posting, SettledPayment, Store},
 };
 
@@ -180,7 +180,7 @@ pub async fn reconcile(
     Ok(Report {
         block,
         payees,
-        balance: balance_of(config, rpc, config.wallet, block).await?,
+        balance: balance_of(config, rpc, config.wallet, At::Number(block)).await?,
         deposited,
         withdrawn,
         paid: sum(&paid),
@@ -268,7 +268,7 @@ async fn lines(
             later: of(&later),
             posted: posting.map_or(Usdc::ZERO, |posting| posting.posted),
             transfers: posting.map_or(Usdc::ZERO, |posting| posting.transfers),
-            balance: balance_of(config, rpc, payee, block).await?,
+            balance: balance_of(config, rpc, payee, At::Number(block)).await?,
         });
     }
     Ok(lines)

@@ -31,7 +31,7 @@ use crate::{
     engine::{Inner, Stop},
     ledger::Account,
     payment::{PaymentId, State},
-    rpc::Head,
+    rpc::{At, Head},
     store::{Claim, Finalized, Finding, FindingKind, Store, StoreError},
 };
 
@@ -603,7 +603,8 @@ async fn again(
 /// of that block is asked again at a later one.
 async fn weigh(inner: &Inner, mark: &mut Mark, block: u64, found: &mut Found) {
     let config = &inner.config.chain;
-    let balance = match balance_of(config, &inner.rpc, config.wallet, block).await {
+    let at = mark.hash.map_or(At::Number(block), At::Block);
+    let balance = match balance_of(config, &inner.rpc, config.wallet, at).await {
         Ok(balance) => balance,
         Err(error) => {
             debug!(%error, block, "the wallet's balance could not be read");

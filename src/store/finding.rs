@@ -2,6 +2,7 @@
 
 use alloy::primitives::{Address, B256};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
     payment::{narrow_amount, unsigned},
 };
 use crate::{
+    alert::{Alert, AlertKind},
     money::Usdc,
     payment::{PaymentId, State},
 };
@@ -379,7 +381,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Writes a difference that stands. Answers `false` if it is known and stands already.
+    /// Writes a difference that stands, and raises its alert. Answers `false` if it is known and
+    /// stands already.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -409,10 +412,18 @@ impl Tx {
         .bind(finding.found_ms)
         .execute(&mut *self.inner)
         .await?;
+        let alert = Alert {
+            kind: AlertKind::Reconciliation,
+            subject: finding.id.clone(),
+            detail: format!("{}: freeze first, `bursar reconcile` tells more", finding.what),
+            data: json!({ "kind": finding.kind, "block": finding.block }),
+            since_ms: finding.found_ms,
+        };
+        self.raise_alert(&alert).await?;
         Ok(!stands)
     }
 
-    /// Notes that a difference is gone. Answers `false` if it did not stand.
+    /// Notes that a difference is gone, and clears its alert. Answers `false` if it did not stand.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -427,6 +438,7 @@ impl Tx {
                 .bind(now_ms)
                 .execute(&mut *self.inner)
                 .await?;
+        self.clear_alert(AlertKind::Reconciliation, id, now_ms).await?;
         Ok(done.rows_affected() == 1)
     }
 

@@ -7,6 +7,7 @@ use alloy::{
     sol_types::SolCall as _,
 };
 use bursar::{
+    alert::AlertKind,
     contract::{IPolicyChanges, IUsdc},
     payment::State,
     reconcile::Mark,
@@ -77,8 +78,13 @@ async fn a_theft_is_found_at_its_first_head_and_a_reorganisation_clears_it() {
     assert_eq!(code, 4, "{said}");
     assert!(said.contains(&stolen.to_string()), "{said}");
 
+    let alerts = store.alerts().await.unwrap();
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    assert_eq!((alerts[0].kind, &alerts[0].subject), (AlertKind::Reconciliation, &found[0].id));
+
     world.chain.rpc("anvil_reorg", json!([1, []])).await;
     standing(&store, &[]).await;
+    assert_eq!(store.alerts().await.unwrap(), []);
     for _ in 0..5 {
         world.chain.mine().await;
     }

@@ -12,7 +12,6 @@ use bursar::{
     payment::{FundsMoved, State},
     view::PaymentView,
 };
-use serde_json::json;
 
 use crate::support::{Plan, World, wait_for};
 
@@ -97,11 +96,7 @@ async fn a_batch_refused_whole_is_signed_anew_once_its_signature_is_dead() {
 #[tokio::test]
 async fn an_approved_payment_that_reverted_is_not_called_failed_while_it_can_be_relayed() {
     let world = Plan::new().start().await;
-    let deal = async |units: u64| {
-        let params = json!([world.card.wallet, world.card.usdc, format!("{units:#x}")]);
-        world.chain.rpc("anvil_dealERC20", params).await;
-    };
-    deal(1_000_000).await;
+    world.deal(1_000_000).await;
     let payment = world.pay("atlas", "acme-data", "900", "short").await;
     world.approve(payment.id, 0).await;
     world.approve(payment.id, 1).await;
@@ -111,7 +106,7 @@ async fn an_approved_payment_that_reverted_is_not_called_failed_while_it_can_be_
         now.refusal?.detail.contains("refused the transfer").then_some(())
     })
     .await;
-    deal(2_000_000_000).await;
+    world.deal(2_000_000_000).await;
     world.until(&payment, State::Paid).await;
     world.judge().await;
 }

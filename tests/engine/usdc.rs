@@ -1,7 +1,6 @@
 //! USDC says no: paused, a blocked payee, too little money. Nothing is booked that did not move.
 
-use bursar::{money::Usdc, payment::State, view::PaymentView};
-use serde_json::json;
+use bursar::{payment::State, view::PaymentView};
 
 use crate::support::{Plan, World, chain::owner, wait_for};
 
@@ -58,17 +57,12 @@ async fn a_blocked_payee_fails_alone_and_frees_its_reservation() {
 #[tokio::test]
 async fn a_wallet_short_of_money_pays_what_it_can() {
     let world = Plan::new().start().await;
-    let hold = async |usdc: &str| {
-        let units = usdc.parse::<Usdc>().unwrap().units();
-        let deal = json!([world.card.wallet, world.card.usdc, format!("{units:#x}")]);
-        world.chain.rpc("anvil_dealERC20", deal).await;
-    };
-    hold("10").await;
+    world.deal(10_000_000).await;
     let one = world.pay("atlas", "acme-data", "8", "short-1").await;
     world.until(&one, State::Paid).await;
     let two = world.pay("atlas", "acme-data", "9", "short-2").await;
     skipped(&world, &two).await;
-    hold("100").await;
+    world.deal(100_000_000).await;
     world.until(&two, State::Paid).await;
     world.judge().await;
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use alloy::{
 };
 use bursar::{
     payment::{PaymentId, State},
-    store::{PaymentRow, Store},
+    store::{FindingKind, PaymentRow, Store},
 };
 use sqlx::{AnyPool, Row};
 
@@ -162,8 +163,11 @@ impl World {
     /// Continuous reconciliation raised no false alarm, not for a moment.
     async fn nothing_was_found(&self) {
         let store = Store::open(&self.database()).await.unwrap();
-        let found = store.findings(10).await.unwrap();
+        let mut found = store.findings(10).await.unwrap();
         store.close().await;
+        if self.dealt.load(Ordering::Relaxed) {
+            found.retain(|finding| finding.kind != FindingKind::Balance);
+        }
         assert!(found.is_empty(), "found by reconciliation: {found:#?}");
     }
 

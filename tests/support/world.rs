@@ -1,7 +1,12 @@
 //! A devnet, a daemon, agents and operators: every part real, every part a process or a key of its
 //! own.
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{
+    fs,
+    net::TcpListener,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use alloy::{
     primitives::{Address, Bytes},
@@ -23,6 +28,7 @@ use bursar::{
     view::{PaymentView, ProposalView, ProposeBody, SignatureBody, TightenOrder, WalletView},
 };
 use ed25519_dalek::SigningKey;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Chain, Daemon, Postgres, tally::Tally, wait_for};
@@ -111,6 +117,8 @@ pub struct World {
     pub chain: Chain,
     /// Addresses, endpoints, files.
     pub card: Manifest,
+    /// The wallet's balance was set by hand: reconciliation is right to find that.
+    pub(super) dealt: AtomicBool,
     /// What its case counts.
     pub tally: Tally,
     // Fields drop in order: the chain goes after the daemon, its files last.
@@ -162,7 +170,9 @@ impl World {
         let chain = Chain::new(&card.rpc, card.usdc, card.wallet, card.deployer);
         let tally = Tally::default();
         let postgres = (plan.store == Backend::Postgres).then(Postgres::start);
-        let world = Self { daemon: None, chain, card, tally, postgres, _devnet: devnet, _dir: dir };
+        let dealt = AtomicBool::new(false);
+        let world =
+            Self { daemon: None, chain, card, dealt, tally, postgres, _devnet: devnet, _dir: dir };
         world.configure(|config| {
             config.chain.poll_ms = 40;
             config.submit.batch_wait_ms = 30;
@@ -181,6 +191,13 @@ impl World {
         let mut config: Config = toml::from_str(&text).unwrap();
         edit(&mut config);
         fs::write(&self.card.config, toml::to_string(&config).unwrap()).unwrap();
+    }
+
+    /// Sets the wallet's USDC, without a transfer.
+    pub async fn deal(&self, units: u64) {
+        self.dealt.store(true, Ordering::Relaxed);
+        let params = json!([self.card.wallet, self.card.usdc, format!("{units:#x}")]);
+        self.chain.rpc("anvil_dealERC20", params).await;
     }
 
     /* THE DAEMON */
