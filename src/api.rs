@@ -10,6 +10,7 @@ mod frame;
 mod operator;
 mod problem;
 mod public;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ pub use self::{
     operator::{OperatorQuery, TightenReceipt},
     problem::Problem,
     public::Ready,
+    webhooks::{DeliveryQuery, ReplayReceipt},
 };
 
 /// What the surface needs to know beside the engine.
@@ -88,6 +90,11 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(operator::sign_proposal))
         .routes(routes!(operator::apply_proposal))
         .routes(routes!(operator::cancel_proposal))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::enable))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::replay))
         .routes(routes!(public::wallet))
         .routes(routes!(public::health))
         .routes(routes!(public::ready))

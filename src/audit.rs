@@ -154,6 +154,8 @@ events! {
     AlertRaised = "alert.raised";
     /// It is right again.
     AlertCleared = "alert.cleared";
+    /// An operator tries an endpoint out.
+    WebhookTest = "webhook.test";
 }
 
 impl EventKind {

@@ -15,13 +15,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    api::{OperatorQuery, Problem, TightenReceipt},
+    api::{DeliveryQuery, OperatorQuery, Problem, ReplayReceipt, TightenReceipt},
     auth::{self, AuthError},
     clock::Clock,
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
-        AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
-        RejectBody, SignatureBody, Simulation, TightenOrder, WalletView,
+        AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
+        ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation, TightenOrder, WalletView,
+        WebhookView,
     },
 };
 
@@ -281,6 +282,56 @@ impl OperatorClient {
         self.get("/v1/operator/payees".to_owned()).await
     }
 
+    /// Lists the webhook endpoints and how they fare.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn webhooks(&self) -> Result<Vec<WebhookView>, ClientError> {
+        self.get("/v1/operator/webhooks".to_owned()).await
+    }
+
+    /// Lists deliveries, newest event first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn deliveries(
+        &self,
+        query: &DeliveryQuery,
+    ) -> Result<Vec<DeliveryView>, ClientError> {
+        let pairs = [
+            ("endpoint", query.endpoint.clone()),
+            ("state", query.state.map(|state| state.as_str().to_owned())),
+            ("event", query.event.clone()),
+            ("limit", query.limit.map(|limit| limit.to_string())),
+        ];
+        self.get(with_pairs("/v1/operator/webhooks/deliveries", pairs)?).await
+    }
+
+    /// Lets an endpoint be sent to again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn enable_webhook(&self, name: &str) -> Result<WebhookView, ClientError> {
+        self.bare(webhook_path(name, "enable")).await
+    }
+
+    /// Sends an event of its own to an endpoint.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn test_webhook(&self, name: &str) -> Result<DeliveryView, ClientError> {
+        self.bare(webhook_path(name, "test")).await
+    }
+
+    /// Sends events to an endpoint once more; returns how many.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn replay_webhooks(&self, name: &str, body: &ReplayBody) -> Result<u64, ClientError> {
+        let receipt: ReplayReceipt = self.post(&webhook_path(name, "replay"), body).await?;
+        Ok(receipt.queued)
+    }
+
     /// Gives an order that only tightens; returns the transaction.
     ///
     /// # Errors
@@ -375,6 +426,13 @@ impl OperatorClient {
     }
 }
 
+/// A name that is none cannot lead to another route: what is not part of a name becomes `_`.
+fn webhook_path(name: &str, verb: &str) -> String {
+    let fits = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+    let name: String = name.chars().map(|c| if fits(&c) { c } else { '_' }).collect();
+    format!("/v1/operator/webhooks/{name}/{verb}")
+}
+
 fn with_query(path: &str, query: &OperatorQuery) -> Result<String, ClientError> {
     let pairs = [
         ("agent", query.agent.as_ref().map(ToString::to_string)),
@@ -382,6 +440,10 @@ fn with_query(path: &str, query: &OperatorQuery) -> Result<String, ClientError> 
         ("cursor", query.cursor.clone()),
         ("limit", query.limit.map(|limit| limit.to_string())),
     ];
+    with_pairs(path, pairs)
+}
+
+fn with_pairs(path: &str, pairs: [(&str, Option<String>); 4]) -> Result<String, ClientError> {
     let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
     // Only its query is used; the encoder needs a whole URL.
     let url = reqwest::Url::parse_with_params("http://localhost/", pairs)

@@ -9,7 +9,7 @@ use std::{
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::payment::is_payee_label;
+use crate::{audit::EventKind, payment::is_payee_label};
 
 /// Everything `bursar serve` needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct Config {
     /// From where on something is an alert.
     #[serde(default)]
     pub alerts: AlertsConfig,
+    /// Who is told of events, and how long they are kept.
+    #[serde(default)]
+    pub webhooks: WebhooksConfig,
     /// Labels for payee addresses. The contract decides who is a payee; this names them.
     #[serde(default)]
     pub payees: Vec<PayeeLabel>,
@@ -168,6 +171,86 @@ impl Default for AlertsConfig {
     }
 }
 
+/// Events, and who is told of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksConfig {
+    /// Days that events can be replayed: 7 to 3,650. Then they are forgotten, also those an endpoint
+    /// never took.
+    pub keep_days: u64,
+    /// Seconds an endpoint has to answer in: 1 to 30.
+    pub timeout_s: u64,
+    /// The endpoints: up to 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<WebhookEndpoint>,
+}
+
+impl Default for WebhooksConfig {
+    fn default() -> Self {
+        Self { keep_days: 30, timeout_s: 20, endpoints: Vec::new() }
+    }
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookEndpoint {
+    /// What people call it; its deliveries are kept under this name.
+    pub name: String,
+    /// Where it listens: `https://…`; `http://` only within `networks`.
+    pub url: String,
+    /// Its secrets, one a line (mode 0600); each of them signs. `bursar webhooks secret` makes one.
+    pub secret_file: PathBuf,
+    /// Kinds of events: `payment.failed`, `payment.*`, `*`.
+    #[serde(default = "all_kinds")]
+    pub kinds: Vec<String>,
+    /// Networks inside that it may stand in, like `127.0.0.1/32`. Anything that is not public is
+    /// refused otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
+    /// Deliveries on their way to it at a time: 1 to 32. With 1 they come in the order of the events,
+    /// as long as none fails.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+}
+
+fn all_kinds() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+const fn default_concurrency() -> u32 {
+    8
+}
+
+impl WebhookEndpoint {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, value: &str, expected| {
+            Err(ConfigError::Value { key, value: format!("`{value}`"), expected })
+        };
+        if !is_payee_label(&self.name) {
+            return wrong(
+                "webhooks.endpoints.name",
+                &self.name,
+                "use 1 to 60 letters, digits, '-', '_' or '.', not starting with 0x",
+            );
+        }
+        let kinds: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let is_kind = |wanted: &str| match wanted.strip_suffix('*') {
+            Some(start) => kinds.iter().any(|kind| kind.starts_with(start)),
+            None => kinds.contains(&wanted),
+        };
+        if let Some(other) = self.kinds.iter().find(|kind| !is_kind(kind)) {
+            let expected = "docs/api.md lists the kinds; `payment.*` is all of a room";
+            return wrong("webhooks.endpoints.kinds", other, expected);
+        }
+        if !(1..=32).contains(&self.concurrency) {
+            let value = self.concurrency.to_string();
+            return wrong("webhooks.endpoints.concurrency", &value, "use 1 to 32");
+        }
+        Ok(())
+    }
+}
+
 /// A label for a payee.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,6 +323,9 @@ impl Config {
         if let Some(file) = &mut config.passphrase_file {
             *file = folder.join(&*file);
         }
+        for endpoint in &mut config.webhooks.endpoints {
+            endpoint.secret_file = folder.join(&endpoint.secret_file);
+        }
         if let Some(file) = config.store.strip_prefix("sqlite:")
             && !file.starts_with(':')
         {
@@ -297,6 +383,18 @@ impl Config {
             3_600,
             "use 10 to 3600",
         )?;
+        range("webhooks.keep_days", self.webhooks.keep_days, 7, 3_650, "use 7 to 3650")?;
+        range("webhooks.timeout_s", self.webhooks.timeout_s, 1, 30, "use 1 to 30")?;
+        let count = self.webhooks.endpoints.len() as u64;
+        range("webhooks.endpoints", count, 0, 16, "name at most 16")?;
+        let mut names = std::collections::HashSet::new();
+        for endpoint in &self.webhooks.endpoints {
+            endpoint.check()?;
+            if !names.insert(&endpoint.name) {
+                let (value, expected) = (endpoint.name.clone(), "give each endpoint its own name");
+                return Err(ConfigError::Value { key: "webhooks.endpoints.name", value, expected });
+            }
+        }
         let value = |key, value: &str, expected| {
             Err(ConfigError::Value { key, value: format!("`{value}`"), expected })
         };

@@ -33,6 +33,10 @@ pub(crate) enum Point {
     FinishCommitted,
     /// Policy events are read; they are not durable.
     PolicyRead,
+    /// Webhooks are claimed; nobody has them.
+    WebhookClaimed,
+    /// Endpoints answered; that is not durable.
+    WebhookAnswered,
 }
 
 /// Dies here, if this is the place.
@@ -67,6 +71,8 @@ mod armed {
                 Self::FinishRead => "finish.read",
                 Self::FinishCommitted => "finish.committed",
                 Self::PolicyRead => "policy.read",
+                Self::WebhookClaimed => "webhook.claimed",
+                Self::WebhookAnswered => "webhook.answered",
             }
         }
     }

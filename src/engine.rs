@@ -28,6 +28,7 @@ use crate::{
     governance, intake,
     keys::{KeyError, Keys},
     metrics::Metrics,
+    notify,
     payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
     policy,
     refusal::{Code, Refusal},
@@ -35,8 +36,9 @@ use crate::{
     store::{PaymentRow, Store, StoreError, Tx},
     submit::Flights,
     view::{
-        AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
-        SignatureBody, Simulation, TightenOrder, WalletView,
+        AgentView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
+        Permissions, ProposalView, ProposeBody, ReplayBody, SignatureBody, Simulation,
+        TightenOrder, WalletView, WebhookView,
     },
 };
 
@@ -164,6 +166,8 @@ pub(crate) struct Inner {
     pub reached_s: AtomicU64,
     /// Unix seconds at which the store was last written to without fault.
     pub written_s: AtomicU64,
+    /// Who is told of events.
+    pub webhooks: Vec<Arc<notify::Endpoint>>,
     /// Notes about strangers in this second: unix seconds, and how many.
     pub strangers: Mutex<(u64, u32)>,
     pub relayers: Vec<PrivateKeySigner>,
@@ -730,6 +734,52 @@ impl Engine {
         operator: Address,
     ) -> Result<ProposalView, Refusal> {
         self.whole(|inner| async move { governance::cancel(&inner, id, operator).await }).await
+    }
+
+    /// Lists the webhook endpoints and how they fare.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn webhooks(&self) -> Result<Vec<WebhookView>, Refusal> {
+        Ok(notify::list(&self.inner).await?)
+    }
+
+    /// Lists deliveries, newest event first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// `not_found` for an endpoint that is none.
+    pub async fn deliveries(
+        &self,
+        endpoint: Option<&str>,
+        state: Option<DeliveryState>,
+        event: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<DeliveryView>, Refusal> {
+        notify::deliveries(&self.inner, endpoint, state, event, limit).await
+    }
+
+    /// Lets an endpoint that was disabled be sent to again, at once.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn enable_webhook(&self, name: String) -> Result<WebhookView, Refusal> {
+        self.whole(|inner| async move { notify::enable(&inner, &name).await }).await
+    }
+
+    /// Sends an event of its own to an endpoint, to try it out.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn test_webhook(&self, name: String) -> Result<DeliveryView, Refusal> {
+        self.whole(|inner| async move { notify::test(&inner, &name).await }).await
+    }
+
+    /// Sends events to an endpoint once more; returns how many, 10,000 at most.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid_request`.
+    pub async fn replay_webhooks(&self, name: String, body: ReplayBody) -> Result<u64, Refusal> {
+        self.whole(|inner| async move { notify::replay(&inner, &name, &body).await }).await
     }
 
     /// Is the daemon ready: store written to and chain reached, each on the last look? Asks

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod ledger;
 pub mod metrics;
 pub mod money;
+pub mod notify;
 pub mod outcome;
 pub mod payment;
 pub mod policy;

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{alert::AlertKind, outcome::SendClass, refusal::Code};
+use crate::{alert::AlertKind, outcome::SendClass, refusal::Code, store::Fate};
 
 /// A refusal's code as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +44,12 @@ impl From<AlertKind> for AlertLabel {
     fn from(kind: AlertKind) -> Self {
         Self { kind: kind.as_str() }
     }
+}
+
+/// What became of a delivery as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FateLabel {
+    fate: &'static str,
 }
 
 /// The counters and gauges.
@@ -86,6 +92,8 @@ pub struct Metrics {
     pub alerts: Family<AlertLabel, Gauge>,
     /// Alerts raised since start, by kind.
     pub alerts_raised: Family<AlertLabel, Counter>,
+    /// Webhooks sent, by what became of them.
+    pub webhooks: Family<FateLabel, Counter>,
     seconds_to_final: Histogram,
 }
 
@@ -112,6 +120,7 @@ impl Default for Metrics {
             chain_reached: Gauge::default(),
             alerts: Family::default(),
             alerts_raised: Family::default(),
+            webhooks: Family::default(),
             seconds_to_final: Histogram::new(buckets),
         };
         {
@@ -163,6 +172,11 @@ impl Default for Metrics {
                 all.alerts_raised.clone(),
             );
             registry.register(
+                "webhooks",
+                "Webhooks sent, by what became of them",
+                all.webhooks.clone(),
+            );
+            registry.register(
                 "payment_seconds",
                 "Seconds from accepted to final",
                 all.seconds_to_final.clone(),
@@ -173,6 +187,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a delivery that was tried.
+    pub fn count_webhook(&self, fate: &Fate) {
+        let fate = match fate {
+            Fate::Delivered => "delivered",
+            Fate::Again(_) => "failed",
+            Fate::Dead => "dead",
+            Fate::Released => return,
+        };
+        self.webhooks.get_or_create(&FateLabel { fate }).inc();
+    }
+
     /// Notes how long a payment took, in milliseconds.
     #[expect(
         clippy::float_arithmetic,

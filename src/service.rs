@@ -35,6 +35,7 @@ use crate::{
     governance, intake,
     keys::{KeyError, Keys},
     metrics::Metrics,
+    notify::{self, EndpointError},
     payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
     reconcile,
@@ -118,6 +119,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A webhook endpoint.
+    #[error(transparent)]
+    Webhook(#[from] EndpointError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -167,6 +171,7 @@ impl Service {
                 () = stopping.asked() => {}
             }
         }));
+        tasks.spawn(named("notify", notify::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("watch", alert::watch::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("checkpoint", checkpoint(store.clone(), stopped.clone())));
@@ -244,7 +249,9 @@ pub(crate) async fn wake(
         source,
     };
     let lock = Store::lock(&config.store).map_err(cannot)?;
+    let webhooks = notify::Endpoint::all(&config.webhooks)?.into_iter().map(Arc::new).collect();
     let store = Store::open(&config.store).await.map_err(cannot)?;
+    let store = store.telling(notify::subscribers(&config.webhooks));
     check_chain(&config, &rpc).await?;
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
     let mut book = Book::new(
@@ -280,6 +287,7 @@ pub(crate) async fn wake(
         reached_s: clock.now_s().into(),
         written_s: clock.now_s().into(),
         clock,
+        webhooks,
         strangers: std::sync::Mutex::default(),
         relayers,
         nonce_epoch,
@@ -535,6 +543,8 @@ async fn housekeeping(
     // Each second, a second's worth: nobody waits for a long deletion.
     let mut tx = inner.store.begin().await?;
     tx.forget_nonces(inner.clock.now_s()).await?;
+    let kept_ms = intake::seconds(inner.config.webhooks.keep_days.saturating_mul(86_400));
+    tx.forget_events(inner.clock.now_ms().saturating_sub(kept_ms)).await?;
     tx.commit().await?;
     let (backlog, oldest) = inner.store.backlog().await?;
     inner.metrics.backlog.set(backlog.cast_signed());

@@ -227,6 +227,115 @@ pub struct RelayerView {
     pub refused: bool,
 }
 
+/// A webhook endpoint and how it fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookView {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub url: String,
+    /// The kinds of events it is told of; `payment.*` stands for all of a room, `*` for everything.
+    pub kinds: Vec<String>,
+    /// Why nothing is sent to it, if so; `enable` lifts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<String>,
+    /// Failed tries since the last delivery that it took.
+    pub failures: u64,
+    /// What came of the last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Deliveries that wait.
+    pub pending: u64,
+    /// Deliveries that were given up; `replay` sends them again.
+    pub dead: u64,
+    /// When it last took one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub delivered_at: Option<Timestamp>,
+    /// When a try last failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub failed_at: Option<Timestamp>,
+}
+
+/// An event on its way to one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeliveryView {
+    /// The event's id: `webhook-id`.
+    pub event: String,
+    /// Its kind: the body's `type`.
+    pub kind: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// `pending`, `delivered`, or `dead` after the last try.
+    pub state: DeliveryState,
+    /// Tries so far.
+    pub tries: u64,
+    /// While pending: when it is sent next.
+    #[schema(value_type = String)]
+    pub due_at: Timestamp,
+    /// What came of the last try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// When the event happened.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+    /// When the delivery last changed.
+    #[schema(value_type = String)]
+    pub updated_at: Timestamp,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// It is sent when it is due.
+    Pending,
+    /// The endpoint took it.
+    Delivered,
+    /// Every try failed.
+    Dead,
+}
+
+impl DeliveryState {
+    /// Returns the stored name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl std::str::FromStr for DeliveryState {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Pending, Self::Delivered, Self::Dead]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or(())
+    }
+}
+
+/// Which events are sent to an endpoint once more: one by its id, or all since a time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayBody {
+    /// One event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// All that happened since, of the kinds it wants, that it has not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub since: Option<Timestamp>,
+    /// With `since`: those that it has taken too.
+    #[serde(default)]
+    pub delivered: bool,
+}
+
 /// What is public about the wallet: `GET /v1/wallet`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WalletView {

@@ -6,4 +6,5 @@
 mod api;
 mod cli;
 mod engine;
+mod notify;
 mod support;

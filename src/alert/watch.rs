@@ -19,11 +19,11 @@ use crate::{
     config::AlertsConfig,
     engine::{EngineError, Inner, Stop},
     money::Usdc,
-    policy,
+    notify, policy,
     refusal::Code,
     store::AuditNote,
     submit::assign,
-    view::{LimitView, RelayerView},
+    view::{LimitView, RelayerView, WebhookView},
 };
 
 /// Pause between two looks.
@@ -32,6 +32,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const LOOK_BACK: u64 = 20_000;
 /// Refusals read in one look.
 const NOTES: u32 = 5_000;
+/// Failed tries in a row after which an endpoint is an alert.
+const FAILURES: u64 = 5;
 /// Whom requests belong to that nobody can be held to.
 const STRANGERS: &str = "strangers";
 
@@ -92,6 +94,7 @@ async fn look(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError>
         AlertKind::CapNear,
         AlertKind::Denials,
         AlertKind::Loop,
+        AlertKind::Webhook,
     ];
     let (_, oldest_ms) = inner.store.backlog().await?;
     let mut found = vec![
@@ -100,6 +103,7 @@ async fn look(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError>
     ];
     found.extend(caps(thresholds, inner));
     found.extend(refusals.findings(thresholds, now_ms));
+    found.extend(notify::list(inner).await?.into_iter().map(webhook));
     // A node that does not answer says nothing about gas.
     if let Ok(relayers) = relayers(inner).await {
         kinds.push(AlertKind::GasLow);
@@ -241,6 +245,26 @@ pub(crate) fn percent(limit: &LimitView) -> Option<u64> {
     }
     let (used, whole): (Usdc, Usdc) = (limit.used.parse().ok()?, limit.limit.parse().ok()?);
     Some(used.units().saturating_mul(100).checked_div(whole.units()).unwrap_or(100))
+}
+
+fn webhook(endpoint: WebhookView) -> Finding {
+    let name = &endpoint.name;
+    let level = match (&endpoint.disabled, endpoint.failures) {
+        (None, 0) => Level::Good,
+        (None, failures) if failures < FAILURES => Level::Between,
+        _ => Level::Bad,
+    };
+    let why = endpoint.disabled.as_ref().or(endpoint.answer.as_ref()).cloned().unwrap_or_default();
+    Finding {
+        level,
+        kind: AlertKind::Webhook,
+        subject: name.clone(),
+        detail: format!(
+            "webhook endpoint {name} takes nothing ({why}): mend it, then `bursar webhooks enable` \
+             or `replay`"
+        ),
+        data: json!({ "endpoint": name, "failures": endpoint.failures, "answer": why }),
+    }
 }
 
 fn caps(thresholds: &AlertsConfig, inner: &Inner) -> Vec<Finding> {

@@ -10,15 +10,15 @@ use axum::{
 use http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts};
 use serde::de::DeserializeOwned;
 
-use super::{ApiConfig, problem::Refused};
+use super::{ApiConfig, problem::Refused, webhooks::DeliveryQuery};
 use crate::{
     auth::{self, AuthError, idempotency_key},
     engine::{Accepted, Engine, NonceClaim},
     payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
     refusal::{Code, Refusal},
     view::{
-        AgentView, ApprovalView, PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody,
-        SignatureBody, Simulation, TightenOrder, WalletView,
+        AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
+        ProposeBody, ReplayBody, SignatureBody, Simulation, TightenOrder, WalletView, WebhookView,
     },
 };
 
@@ -316,6 +316,35 @@ impl Operator {
 
     pub(super) async fn payees(self) -> Result<Vec<Payee>, Refusal> {
         self.engine.payees().await
+    }
+
+    pub(super) async fn webhooks(self) -> Result<Vec<WebhookView>, Refusal> {
+        self.engine.webhooks().await
+    }
+
+    pub(super) async fn deliveries(
+        self,
+        query: &DeliveryQuery,
+        limit: u32,
+    ) -> Result<Vec<DeliveryView>, Refusal> {
+        let (endpoint, event) = (query.endpoint.as_deref(), query.event.as_deref());
+        self.engine.deliveries(endpoint, query.state, event, limit).await
+    }
+
+    pub(super) async fn enable_webhook(self, name: String) -> Result<WebhookView, Refusal> {
+        self.engine.enable_webhook(name).await
+    }
+
+    pub(super) async fn test_webhook(self, name: String) -> Result<DeliveryView, Refusal> {
+        self.engine.test_webhook(name).await
+    }
+
+    pub(super) async fn replay_webhooks(
+        self,
+        name: String,
+        body: ReplayBody,
+    ) -> Result<u64, Refusal> {
+        self.engine.replay_webhooks(name, body).await
     }
 
     pub(super) async fn tighten(self, order: TightenOrder) -> Result<B256, Refusal> {

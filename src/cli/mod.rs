@@ -18,6 +18,7 @@ mod reconcile;
 mod remote;
 mod serve;
 pub mod table;
+mod webhooks;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -56,6 +57,7 @@ enum Command {
     Unfreeze(freeze::UnfreezeArgs),
     Payee(payee::Args),
     Policy(policy::Args),
+    Webhooks(webhooks::Args),
     /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
     Reconcile(reconcile::Args),
     /// Print the version.
@@ -119,6 +121,7 @@ impl From<KeyError> for CliError {
             | KeyError::NotASeedFile { .. }
             | KeyError::BadKeystore { .. }
             | KeyError::BadRawKey { .. }
+            | KeyError::BadWebhookSecret { .. }
             | KeyError::NoOperatorKey
             | KeyError::WordCount(_)
             | KeyError::UnknownWord(_)
@@ -167,6 +170,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unfreeze(args) => freeze::unfreeze(&args, remote),
         Command::Payee(args) => payee::run(&args, remote),
         Command::Policy(args) => policy::run(&args, remote),
+        Command::Webhooks(args) => webhooks::run(&args, remote),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));

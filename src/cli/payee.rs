@@ -82,7 +82,7 @@ struct List {
 
 /// A time span of whole seconds, up to what the contract's 32 bits hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span(u32);
+pub(super) struct Span(pub(super) u32);
 
 impl FromStr for Span {
     type Err = &'static str;

@@ -118,6 +118,9 @@ impl From<StartError> for CliError {
             StartError::Listen { .. } => {
                 (Kind::Unreachable, "another daemon may run there; change `listen`")
             }
+            StartError::Webhook(_) => {
+                (Kind::Usage, "correct [[webhooks.endpoints]]; `bursar doctor` checks them all")
+            }
             StartError::Policy { .. } => (Kind::Usage, "`bursar policy check FILE` says more"),
             StartError::Store { source: StoreError::Locked(_), .. } => {
                 (Kind::Refused, "stop the other one first: two would each pay by their own books")

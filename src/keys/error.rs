@@ -149,6 +149,12 @@ pub enum KeyError {
     /// The two entries of a new passphrase differ.
     #[error("the two passphrases differ: start again")]
     PassphraseMismatch,
+    /// A webhook endpoint's file holds something else.
+    #[error("{} holds no webhook secrets (one to four, one a line: `whsec_` or `whsk_` and base64): make one with `bursar webhooks secret`", path.display())]
+    BadWebhookSecret {
+        /// The file.
+        path: PathBuf,
+    },
     /// A secret that must be one line has more, or is not UTF-8.
     #[error("the secret from {origin} is not one line of UTF-8 text")]
     NotOneLine {

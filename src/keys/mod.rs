@@ -28,6 +28,7 @@ mod mnemonic;
 pub mod operator;
 mod passphrase;
 pub mod seed;
+mod webhook;
 
 use std::{
     collections::HashMap,
@@ -52,6 +53,7 @@ pub use operator::OperatorKeyArgs;
 pub(crate) use passphrase::ask;
 pub use passphrase::{MIN_NEW_PASSPHRASE, Passphrase, PassphraseArgs};
 pub use seed::KdfParams;
+pub use webhook::{WebhookSecrets, create_webhook_secret};
 
 /// Domain of the audit key; its last byte is the block counter of HKDF-Expand.
 const AUDIT_INFO: &[u8] = b"bursar audit ed25519 v1\x01";

@@ -1,5 +1,7 @@
 //! The outbox: what others are told of, written in the commit of what it tells of.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{PaymentRow, StoreError, Tx, many::Many};
@@ -52,7 +54,7 @@ impl Event {
 }
 
 impl Tx {
-    /// Puts events into the outbox, from where they go to every endpoint that wants their kind. An
+    /// Puts events into the outbox, and lets them go to every endpoint that wants their kind. An
     /// id that is there already stays as it is: whoever reads the chain twice tells once.
     ///
     /// Audit entries of a kind that [`EventKind::is_told`] come here by themselves.
@@ -60,6 +62,17 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn tell(&mut self, events: &[Event], now_ms: i64) -> Result<(), StoreError> {
+        self.keep(events, now_ms).await?;
+        let subscribers = Arc::clone(&self.subscribers);
+        let mut deliveries = Vec::new();
+        for subscriber in subscribers.iter() {
+            let wanted = events.iter().filter(|event| subscriber.wants(event.kind.as_str()));
+            deliveries.extend(wanted.map(|event| (subscriber.name.as_str(), event.id.as_str())));
+        }
+        self.deliver(&deliveries, now_ms).await
+    }
+
+    async fn keep(&mut self, events: &[Event], now_ms: i64) -> Result<(), StoreError> {
         for part in INSERT.parts(events) {
             let mut insert = INSERT.of(part.len());
             for event in part {
@@ -99,5 +112,19 @@ impl Tx {
             })
             .collect();
         self.tell(&events, now_ms).await
+    }
+
+    /// Tells one endpoint, whatever it subscribed to.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn tell_one(
+        &mut self,
+        endpoint: &str,
+        event: &Event,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        self.keep(std::slice::from_ref(event), now_ms).await?;
+        self.deliver(&[(endpoint, &event.id)], now_ms).await
     }
 }

@@ -6,6 +6,7 @@
 mod alert;
 mod approval;
 mod audit;
+mod delivery;
 mod event;
 mod finding;
 mod ledger;
@@ -32,6 +33,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     audit::AuditNote,
+    delivery::{DeliveryFilter, Due, EndpointRow, Fate, Replay, Subscriber},
     event::Event,
     finding::{Finding, FindingKind},
     ledger::Posting,
@@ -117,6 +119,10 @@ pub struct Store {
     sqlite: bool,
     /// Set once a commit's outcome is not known.
     doubt: watch::Sender<bool>,
+    /// Who is told of events.
+    subscribers: Arc<[Subscriber]>,
+    /// Sent to after a commit that has something to tell.
+    news: watch::Sender<()>,
 }
 
 /// Keeps other daemons from a store while it lives, however the process ends.
@@ -128,6 +134,10 @@ pub struct Tx {
     inner: sqlx::Transaction<'static, Any>,
     /// Changes of balances, added up and written once by [`Tx::commit`].
     balances: BTreeMap<String, [i64; 4]>,
+    subscribers: Arc<[Subscriber]>,
+    /// Is there something to deliver that was not there before?
+    told: bool,
+    news: watch::Sender<()>,
     doubt: watch::Sender<bool>,
     _turn: OwnedMutexGuard<()>,
     _patience: Option<OwnedMutexGuard<()>>,
@@ -201,9 +211,23 @@ impl Store {
             patient: Arc::new(Mutex::new(())),
             sqlite,
             doubt: watch::Sender::new(false),
+            subscribers: Arc::new([]),
+            news: watch::Sender::new(()),
         };
         store.prepare().await?;
         Ok(store)
+    }
+
+    /// Names those who are told of events from now on; each event goes to them in its own commit.
+    #[must_use]
+    pub fn telling(self, subscribers: Vec<Subscriber>) -> Self {
+        Self { subscribers: subscribers.into(), ..self }
+    }
+
+    /// Hears of commits of this process that have something to deliver.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
@@ -256,8 +280,16 @@ impl Store {
         // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
         let begin = if self.sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         let inner = self.writer.begin_with(begin).await?;
-        let doubt = self.doubt.clone();
-        Ok(Tx { inner, balances: BTreeMap::new(), doubt, _turn: turn, _patience: patience })
+        Ok(Tx {
+            inner,
+            balances: BTreeMap::new(),
+            subscribers: Arc::clone(&self.subscribers),
+            told: false,
+            news: self.news.clone(),
+            doubt: self.doubt.clone(),
+            _turn: turn,
+            _patience: patience,
+        })
     }
 
     /// Moves SQLite's write-ahead log into the database, beside the writer and without making it
@@ -305,7 +337,11 @@ impl Tx {
                 self.doubt.send_replace(true);
                 StoreError::Unknown(error)
             }
-        })
+        })?;
+        if self.told {
+            self.news.send_replace(());
+        }
+        Ok(())
     }
 
     /// Writes a setting.

@@ -188,3 +188,31 @@ CREATE TABLE alert (
   since_ms BIGINT NOT NULL,
   PRIMARY KEY (kind, subject)
 );
+
+-- One row an event and endpoint. due_ms: when to send it next, or when the claim of the daemon that
+-- sends it ends. created_ms is the event's.
+CREATE INDEX outbox_by_time ON outbox (created_ms);
+CREATE TABLE delivery (
+  endpoint   TEXT NOT NULL,
+  event_id   TEXT NOT NULL,
+  state      TEXT NOT NULL,
+  tries      BIGINT NOT NULL DEFAULT 0,
+  due_ms     BIGINT NOT NULL,
+  answer     TEXT,
+  created_ms BIGINT NOT NULL,
+  updated_ms BIGINT NOT NULL,
+  PRIMARY KEY (endpoint, event_id)
+);
+CREATE INDEX delivery_due ON delivery (endpoint, due_ms) WHERE state = 'pending';
+CREATE INDEX delivery_dead ON delivery (endpoint, created_ms) WHERE state = 'dead';
+CREATE INDEX delivery_by_time ON delivery (created_ms);
+
+-- How an endpoint fares. disabled: why nothing is sent to it.
+CREATE TABLE endpoint (
+  name         TEXT PRIMARY KEY,
+  disabled     TEXT,
+  failures     BIGINT NOT NULL DEFAULT 0,
+  answer       TEXT,
+  delivered_ms BIGINT,
+  failed_ms    BIGINT
+);

@@ -1,0 +1,7 @@
+//! Webhooks and alerts: the real daemon, and a receiver that is told.
+
+mod alerts;
+mod receiver;
+mod webhooks;
+
+use receiver::Receiver;
