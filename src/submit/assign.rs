@@ -179,7 +179,8 @@ async fn batch(
                 items: u32::try_from(items.len()).unwrap_or(u32::MAX),
                 deadline_s: deadline,
                 context: message.context,
-                since: inner.height(),
+                // A head may fall, and the transaction then stand below it; what is final stays.
+                since: inner.height().saturating_sub(inner.config.chain.confirmations),
             });
             batches.push(Batch {
                 agent: *agent,

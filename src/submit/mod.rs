@@ -59,7 +59,7 @@ pub(crate) struct BatchRef {
     pub deadline_s: u64,
     /// Hash over the contexts of its items.
     pub context: B256,
-    /// The head before it left.
+    /// A final block from before it left.
     pub since: u64,
 }
 
