@@ -142,7 +142,7 @@ pub(crate) struct Inner {
     pub clock: Clock,
     pub store: Store,
     pub rpc: Rpc,
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     pub domain: Eip712Domain,
     pub metrics: Metrics,
     pub flights: Flights,

@@ -33,6 +33,8 @@ pub mod refusal;
 pub mod review;
 pub mod rpc;
 pub mod service;
+#[cfg(test)]
+mod sim;
 pub mod store;
 mod submit;
 pub mod view;

@@ -146,7 +146,7 @@ impl Service {
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
         let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())?;
-        let Awake { inner, queue, lock } = wake(config, keys, clock, rpc).await?;
+        let Awake { inner, queue, lock } = wake(config, Arc::new(keys), clock, rpc).await?;
         let listen = inner.config.listen;
         let cannot = |source| StartError::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
@@ -240,7 +240,7 @@ pub(crate) struct Awake {
 /// Opens the store, checks the chain, and takes up what a former run left.
 pub(crate) async fn wake(
     config: Config,
-    keys: Keys,
+    keys: Arc<Keys>,
     clock: Clock,
     rpc: Rpc,
 ) -> Result<Awake, StartError> {
@@ -534,7 +534,7 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
     }
 }
 
-async fn housekeeping(
+pub(crate) async fn housekeeping(
     inner: &Inner,
     anchors: &AsyncMutex<(B256, Option<Duration>)>,
     last: bool,

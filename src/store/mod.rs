@@ -6,6 +6,8 @@
 mod alert;
 mod approval;
 mod audit;
+#[cfg(test)]
+mod bulk_tests;
 mod delivery;
 mod event;
 mod finding;
@@ -331,13 +333,19 @@ impl Tx {
     /// nothing happened.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.write_balances().await?;
-        self.inner.commit().await.map_err(|error| match error {
+        let doubt = self.doubt;
+        let read = |error| match error {
             sqlx::Error::Database(_) => StoreError::Database(error),
             error => {
-                self.doubt.send_replace(true);
+                doubt.send_replace(true);
                 StoreError::Unknown(error)
             }
-        })?;
+        };
+        #[cfg(test)]
+        crate::sim::before_commit().await.map_err(&read)?;
+        self.inner.commit().await.map_err(&read)?;
+        #[cfg(test)]
+        crate::sim::after_commit().await.map_err(&read)?;
         if self.told {
             self.news.send_replace(());
         }

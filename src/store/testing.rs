@@ -3,7 +3,7 @@
 #[path = "../../tests/support/postgres.rs"]
 mod postgres;
 
-use self::postgres::Postgres;
+pub(crate) use self::postgres::Postgres;
 use super::Store;
 
 /// Runs a test on an empty store in a file, and on one in PostgreSQL.
