@@ -40,11 +40,18 @@ gas: $(NODE) ## What a payment costs by its receipt, against targets and the com
 symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 	script/halmos
 
-test-rust: $(NODE) ## Unit tests, and the daemon on a real anvil: on SQLite, then on PostgreSQL.
+# What is drawn at random starts from this seed; name it to repeat a run.
+BURSAR_TEST_SEED ?= $(shell od -An -N6 -tu8 /dev/urandom | tr -d ' ')
+test-rust: export BURSAR_TEST_SEED := $(BURSAR_TEST_SEED)
+test-rust: export BURSAR_TEST_COUNTS := $(CURDIR)/target/counts.jsonl
+test-rust: $(NODE) ## Unit tests, histories, and the daemon on a real anvil: on SQLite, then on PostgreSQL.
 	script/postgres install
+	@mkdir -p target && rm -f $(CURDIR)/target/counts.jsonl
+	@echo "drawn at random from BURSAR_TEST_SEED=$(BURSAR_TEST_SEED)"
 	$(CARGO_TEST) --locked --features fault-injection
 	BURSAR_TEST_STORE=postgres $(CARGO_TEST) --locked --features fault-injection --test main -- \
 		engine:: api:: cli::reconcile
+	script/counts $(CURDIR)/target/counts.jsonl sqlite postgres
 
 bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
 	cargo bench --locked --bench load
