@@ -2,8 +2,8 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Door} from "./Door.sol";
 import {Governance} from "./Governance.sol";
-import {Policy} from "./Policy.sol";
 import {Batch, IPolicyWallet} from "./interfaces/IPolicyWallet.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
 
@@ -37,15 +37,12 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 ///
 /// RE-ENTRANCY. Counters are written before the token is called. What `payBatch` takes back after a failed transfer it
 /// takes off the words as they are then, so that a call in between would find and leave true counters.
-contract PolicyWallet is Policy {
+contract PolicyWallet is Door {
     /* CONSTANTS */
 
     /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
     /// one batch within a 256-bit map.
     uint256 public constant MAX_ITEMS = 200;
-
-    /// @dev Half of secp256k1's group order: above it, s has a low twin.
-    uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
 
     bytes32 private constant PAYMENT_TYPEHASH =
         keccak256("Payment(address agent,address to,uint256 amount,uint256 nonce,uint256 deadline,bytes32 context)");
@@ -109,15 +106,12 @@ contract PolicyWallet is Policy {
         bytes calldata quorum
     ) external {
         require(overrides != 0, NothingToOverride());
-        require(overrides <= ALL_OVERRIDES, InvalidChange());
         bytes32 digest = _hashHead(APPROVED_TYPEHASH, 8);
         _admit(agent, nonce, deadline, digest, r, vs);
         Agent storage words = _agents[agent];
         Account memory account = _load(words, agent, overrides);
         _requireStanding(account);
-        uint256 current = account.policy.version();
-        require(policyVersion == current, PolicyVersionChanged(policyVersion, current));
-        _requireQuorum(digest, quorum);
+        _requireOverride(account, overrides, policyVersion, digest, quorum);
         _spend(words, account, to, amount, overrides);
         emit Approved(agent, nonce, to, amount, overrides, policyVersion, context);
         require(_transfer(to, amount), TransferFailed());
@@ -138,13 +132,6 @@ contract PolicyWallet is Policy {
 
     /* ONE PAYMENT */
 
-    /// @dev Deadline, nonce and the agent's signature.
-    function _admit(address agent, uint256 nonce, uint256 deadline, bytes32 digest, bytes32 r, bytes32 vs) private {
-        require(block.timestamp <= deadline, DeadlinePassed(deadline));
-        _useNonce(agent, nonce);
-        require(_signed(agent, digest, r, vs), InvalidSignature());
-    }
-
     /// @dev Digest of a struct whose fields are the first `count` arguments of this call, all of one word, in order.
     function _hashHead(bytes32 typehash, uint256 count) private view returns (bytes32 digest) {
         bytes32 domain = _domainSeparatorV4();
@@ -158,48 +145,6 @@ contract PolicyWallet is Policy {
             mstore(add(data, 0x02), domain)
             mstore(add(data, 0x22), structHash)
             digest := keccak256(data, 0x42)
-        }
-    }
-
-    /// @dev EIP-2098, low s only; ecrecover's zero answer is nobody.
-    function _signed(address agent, bytes32 digest, bytes32 r, bytes32 vs) private view returns (bool) {
-        uint256 s = uint256(vs) & ~uint256(1 << 255);
-        if (s > HALF_ORDER) return false;
-        address recovered;
-        assembly ("memory-safe") {
-            let data := mload(0x40)
-            mstore(data, digest)
-            mstore(add(data, 0x20), add(27, shr(255, vs)))
-            mstore(add(data, 0x40), r)
-            mstore(add(data, 0x60), s)
-            mstore(0, 0) // the precompile returns nothing where it finds no signer
-            pop(staticcall(gas(), 1, data, 0x80, 0, 0x20))
-            recovered := mload(0)
-        }
-        return recovered != address(0) && recovered == agent;
-    }
-
-    function _requireStanding(Account memory account) private view {
-        (bytes4 reason, uint256 detail) = _standing(account);
-        if (reason == 0) return;
-        if (reason == WalletFrozen.selector) revert WalletFrozen();
-        _revert(abi.encodeWithSelector(reason, detail));
-    }
-
-    /// @dev Judges and books. The caller emits and pays: the token is called last.
-    function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
-        private
-    {
-        PayeeRecord payee = _payees[to];
-        (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
-        if (reason != 0) _revert(abi.encodeWithSelector(reason, amount, left));
-        if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
-        _store(words, account, amount);
-    }
-
-    function _revert(bytes memory reason) private pure {
-        assembly ("memory-safe") {
-            revert(add(reason, 0x20), mload(reason))
         }
     }
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Policy} from "./Policy.sol";
+import {PayeeRecord} from "./types/PayeeRecord.sol";
+
+/// @title Door
+/// @notice What the doors have in common that an agent's signature opens: who signed, may the agent pay at all, did
+/// the quorum let it past a limit, and one payment judged and booked.
+abstract contract Door is Policy {
+    /// @dev Half of secp256k1's group order: above it, s has a low twin.
+    uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
+
+    /* WHO */
+
+    /// @dev Deadline, nonce and the agent's signature.
+    function _admit(address agent, uint256 nonce, uint256 deadline, bytes32 digest, bytes32 r, bytes32 vs) internal {
+        require(block.timestamp <= deadline, DeadlinePassed(deadline));
+        _useNonce(agent, nonce);
+        require(_signed(agent, digest, r, vs), InvalidSignature());
+    }
+
+    /// @dev EIP-2098, low s only; ecrecover's zero answer is nobody.
+    function _signed(address agent, bytes32 digest, bytes32 r, bytes32 vs) internal view returns (bool) {
+        uint256 s = uint256(vs) & ~uint256(1 << 255);
+        if (s > HALF_ORDER) return false;
+        address recovered;
+        assembly ("memory-safe") {
+            let data := mload(0x40)
+            mstore(data, digest)
+            mstore(add(data, 0x20), add(27, shr(255, vs)))
+            mstore(add(data, 0x40), r)
+            mstore(add(data, 0x60), s)
+            mstore(0, 0) // the precompile returns nothing where it finds no signer
+            pop(staticcall(gas(), 1, data, 0x80, 0, 0x20))
+            recovered := mload(0)
+        }
+        return recovered != address(0) && recovered == agent;
+    }
+
+    /* MAY IT */
+
+    function _requireStanding(Account memory account) internal view {
+        (bytes4 reason, uint256 detail) = _standing(account);
+        if (reason == 0) return;
+        if (reason == WalletFrozen.selector) revert WalletFrozen();
+        _revert(abi.encodeWithSelector(reason, detail));
+    }
+
+    /// @dev The quorum over `digest`, which names `overrides` and the policy that it looked at.
+    function _requireOverride(
+        Account memory account,
+        uint256 overrides,
+        uint256 policyVersion,
+        bytes32 digest,
+        bytes calldata quorum
+    ) internal view {
+        require(overrides <= ALL_OVERRIDES, InvalidChange());
+        uint256 current = account.policy.version();
+        require(policyVersion == current, PolicyVersionChanged(policyVersion, current));
+        _requireQuorum(digest, quorum);
+    }
+
+    /// @dev Judges and books. The caller emits and pays: the token is called last.
+    function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
+        internal
+    {
+        PayeeRecord payee = _payees[to];
+        (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
+        if (reason != 0) _revert(abi.encodeWithSelector(reason, amount, left));
+        if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
+        _store(words, account, amount);
+    }
+
+    function _revert(bytes memory reason) internal pure {
+        assembly ("memory-safe") {
+            revert(add(reason, 0x20), mload(reason))
+        }
+    }
+}
