@@ -61,18 +61,38 @@ abstract contract Door is Policy {
         _requireQuorum(digest, quorum);
     }
 
-    /// @dev Judges and books. The caller emits and pays: the token is called last.
+    /* HOW MUCH. Judges and books; the caller emits and pays: the token is called last. */
+
     function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
         internal
     {
         PayeeRecord payee = _payees[to];
         (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
-        if (reason != 0) _revert(abi.encodeWithSelector(reason, amount, left));
+        _refuse(reason, amount, left);
         if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
         _store(words, account, amount);
     }
 
-    function _revert(bytes memory reason) internal pure {
+    /// @dev The payee's half of `_spend`, for a payment with several payees.
+    function _bookPayee(Account memory account, address to, uint256 amount, uint256 overrides) internal {
+        PayeeRecord payee = _payees[to];
+        (bytes4 reason, uint256 left) = _judgePayee(account, payee, to, amount, overrides);
+        _refuse(reason, amount, left);
+        if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
+    }
+
+    /// @dev The agent's half.
+    function _bookSum(Account memory account, uint256 amount, uint256 overrides) internal {
+        (bytes4 reason, uint256 left) = _judgeSum(account, amount, overrides);
+        _refuse(reason, amount, left);
+        _store(_agents[account.agent], account, amount);
+    }
+
+    function _refuse(bytes4 reason, uint256 asked, uint256 left) private pure {
+        if (reason != 0) _revert(abi.encodeWithSelector(reason, asked, left));
+    }
+
+    function _revert(bytes memory reason) private pure {
         assembly ("memory-safe") {
             revert(add(reason, 0x20), mload(reason))
         }

@@ -68,6 +68,7 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
         _setDelay(IPolicyChanges.setFrozen.selector, 0);
         _setDelay(IPolicyChanges.publishPolicy.selector, 0);
         _setDelay(IPolicyChanges.withdraw.selector, 0);
+        _setDelay(IPolicyChanges.callEscrow.selector, 0);
         _setDelay(IPolicyChanges.cancelAgentNonce.selector, 0);
         _setDelay(IPolicyChanges.revoke.selector, 0);
     }

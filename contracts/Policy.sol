@@ -2,8 +2,10 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Governance} from "./Governance.sol";
 import {AgentLimits, IPolicyChanges, IPolicyWallet, PayeeLimits} from "./interfaces/IPolicyWallet.sol";
+import {IEscrowPayer, IWorkEscrow} from "./interfaces/IWorkEscrow.sol";
 import {AgentPolicy, BUDGET_ON, DAY_ON, MONTH_ON} from "./types/AgentPolicy.sol";
 import {Budget} from "./types/Budget.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
@@ -15,7 +17,7 @@ import {WalletState, WalletStateLib} from "./types/WalletState.sol";
 ///
 /// @dev Every door goes: `_load` (all words that a payment of the agent needs, rolled to now), `_judge` (which limit
 /// refuses, if any), `_storePayee` and `_store` (the words), and only then USDC.
-abstract contract Policy is Governance {
+abstract contract Policy is Governance, IEscrowPayer {
     /* CONSTANTS */
 
     /// @dev Steps of the windows in seconds: an agent's day (4 steps), its 30 days (4), the wallet's day (3).
@@ -34,6 +36,8 @@ abstract contract Policy is Governance {
 
     /// @notice The one token of this wallet.
     IERC20 public immutable USDC;
+    /// @inheritdoc IEscrowPayer
+    IWorkEscrow public immutable ESCROW;
 
     /* STORAGE */
 
@@ -187,7 +191,7 @@ abstract contract Policy is Governance {
 
     /// @dev Addresses that are never paid, whatever the registry or the quorum says.
     function _isReserved(address to) internal view returns (bool) {
-        return to == address(0) || to == address(this) || to == address(USDC);
+        return to == address(0) || to == address(this) || to == address(USDC) || to == address(ESCROW);
     }
 
     function _room(uint256 cap, uint256 spent) private pure returns (uint256) {
@@ -262,6 +266,10 @@ abstract contract Policy is Governance {
             (address agent, bool on) = abi.decode(arguments, (address, bool));
             require(on || !alone, NotTightening());
             _setFrozen(agent, on);
+        } else if (selector == IPolicyChanges.callEscrow.selector) {
+            bytes memory call = abi.decode(arguments, (bytes));
+            require(!alone || bytes4(call) == IWorkEscrow.dispute.selector, NotTightening());
+            Address.functionCall(address(ESCROW), call);
         } else {
             require(!alone, NotTightening());
             if (selector == IPolicyChanges.publishPolicy.selector) {
@@ -337,17 +345,20 @@ abstract contract Policy is Governance {
 
     /* USDC */
 
-    /// @dev True iff the token answered with exactly one word, 1. Copies no more of the answer than that.
     function _transfer(address to, uint256 amount) internal returns (bool paid) {
+        return _callToken(IERC20.transfer.selector, to, amount);
+    }
+
+    /// @dev True iff the token answered with exactly one word, 1. Copies no more of the answer than that.
+    function _callToken(bytes4 selector, address account, uint256 amount) internal returns (bool done) {
         address token = address(USDC);
-        bytes4 selector = IERC20.transfer.selector;
         assembly ("memory-safe") {
             let data := mload(0x40)
             mstore(data, selector)
-            mstore(add(data, 0x04), shr(96, shl(96, to)))
+            mstore(add(data, 0x04), shr(96, shl(96, account)))
             mstore(add(data, 0x24), amount)
-            paid := call(gas(), token, 0, data, 0x44, 0, 0x20)
-            paid := and(paid, and(eq(returndatasize(), 0x20), eq(mload(0), 1)))
+            done := call(gas(), token, 0, data, 0x44, 0, 0x20)
+            done := and(done, and(eq(returndatasize(), 0x20), eq(mload(0), 1)))
         }
     }
 

@@ -2,9 +2,10 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {Door} from "./Door.sol";
+import {EscrowDoor} from "./EscrowDoor.sol";
 import {Governance} from "./Governance.sol";
 import {Batch, IPolicyWallet} from "./interfaces/IPolicyWallet.sol";
+import {IWorkEscrow} from "./interfaces/IWorkEscrow.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
 
 /// @title PolicyWallet
@@ -37,7 +38,7 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 ///
 /// RE-ENTRANCY. Counters are written before the token is called. What `payBatch` takes back after a failed transfer it
 /// takes off the words as they are then, so that a call in between would find and leave true counters.
-contract PolicyWallet is Door {
+contract PolicyWallet is EscrowDoor {
     /* CONSTANTS */
 
     /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
@@ -55,14 +56,22 @@ contract PolicyWallet is Door {
     /* CONSTRUCTOR */
 
     /// @param usdc the token
+    /// @param escrow WorkEscrow of the same token; 0: this wallet opens no escrows
     /// @param operators ERC-7913 signers, at most 32
     /// @param threshold_ how many of them are the quorum
     /// @param delay seconds that loosening waits
     /// @param changes run at birth with the quorum's authority and without delay
-    constructor(IERC20 usdc, bytes[] memory operators, uint64 threshold_, uint32 delay, bytes[] memory changes)
-        Governance(operators, threshold_, delay)
-    {
+    constructor(
+        IERC20 usdc,
+        IWorkEscrow escrow,
+        bytes[] memory operators,
+        uint64 threshold_,
+        uint32 delay,
+        bytes[] memory changes
+    ) Governance(operators, threshold_, delay) {
+        require(address(escrow) == address(0) || escrow.TOKEN() == address(usdc), InvalidChange());
         USDC = usdc;
+        ESCROW = escrow;
         for (uint256 i; i < changes.length; ++i) {
             _apply(changes[i], false);
             emit ChangeExecuted(keccak256(changes[i]), changes[i]);

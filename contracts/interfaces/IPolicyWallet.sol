@@ -224,6 +224,8 @@ interface IPolicyChanges {
     function setDelay(bytes4 selector, uint32 delay) external;
     function publishPolicy(bytes32 policyHash) external;
     function withdraw(address to, uint256 amount) external;
+    /// @notice Calls the escrow contract in the wallet's name: calldata of IWorkEscrow. Tightening: `dispute`.
+    function callEscrow(bytes calldata call) external;
     /// @notice Spends an agent's nonce. Tightening.
     function cancelAgentNonce(address agent, uint256 nonce) external;
     /// @notice Withdraws a pending change. Tightening, except where the change is one of operators or delays:

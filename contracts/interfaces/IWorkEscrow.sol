@@ -242,3 +242,103 @@ interface IWorkEscrow {
         view
         returns (bytes32);
 }
+
+/// @dev What an agent signs to open an escrow and, with `overrides` not 0, the quorum with it. Hashed in the wallet's
+/// domain under this very name.
+struct EscrowOpening {
+    address agent;
+    uint256 nonce; // of the agent's, as in a payment
+    uint256 deadline; // unix seconds, inclusive
+    bytes32 context; // hash of the request's context
+    uint256 overrides; // as in `payApproved`; 0: within all limits, by the agent alone
+    uint256 policyVersion; // the agent's policy that the quorum looked at; not looked at without overrides
+    Terms terms; // payer: the wallet; salt: the agent in its upper 160 bits
+}
+
+/// @dev What the opening agent signs to release; the quorum with it above the agent's ceiling. Hashed in the wallet's domain.
+struct EscrowRelease {
+    address agent;
+    bytes32 escrowId;
+    uint64 cumulative; // total of the payee's side, with what was captured before
+    uint256 deadline; // unix seconds, inclusive
+    bytes32 context;
+}
+
+/// @dev What the opening agent signs to dispute. Hashed in the wallet's domain.
+struct EscrowDispute {
+    address agent;
+    bytes32 escrowId;
+    bytes32 evidence;
+    uint256 deadline;
+    bytes32 context;
+}
+
+/// @title IEscrowPayer
+/// @notice A PolicyWallet as the payer of escrows: the opening is a payment to each ultimate payee, judged and counted as
+/// such; what later comes back restores no limit.
+///
+/// @dev RELEASE. By the agent that opened, up to its ceiling over the escrow's whole life; above it with the quorum, so
+/// that neither one large release nor many small ones pass the agent alone. The quorum alone releases by
+/// `IPolicyChanges.callEscrow`.
+///
+/// FROZEN. A frozen or expired agent opens, releases and disputes nothing, nor does a frozen wallet. Operators still
+/// can: one disputes, the quorum does whatever else the payer may. What the terms promise to others (arbiter, preimage,
+/// condition, silence) was decided when the escrow was opened, and goes on.
+interface IEscrowPayer {
+    /// @notice The wallet's money waits in an escrow. It stands in the place of `Paid`.
+    /// @param payee the terms'; the escrow's `EscrowAuthorized` names the payouts
+    /// @param version the agent's policy version that allowed it
+    event EscrowOpened(
+        address indexed agent,
+        bytes32 indexed escrowId,
+        address indexed payee,
+        uint256 amount,
+        uint256 overrides,
+        uint256 version,
+        bytes32 context
+    );
+    /// @notice The opening agent released or disputed.
+    /// @param step selector of `capture` or `dispute`
+    /// @param value the total, or the evidence
+    event EscrowStepped(
+        address indexed agent,
+        bytes32 indexed escrowId,
+        bytes4 indexed step,
+        bytes32 value,
+        uint256 version,
+        bytes32 context
+    );
+
+    /// @notice The terms name another payer than this wallet, or another agent in their salt.
+    error NotEscrowOwner(address payer, address agent);
+    error UnknownStep(bytes4 selector); // neither `capture` nor `dispute`
+
+    /// @notice Opens an escrow on the agent's signature over the opening. Anyone may carry it. Registry, category and
+    /// the payee's own limits are judged for the payee and every payout by its share; ceiling, windows, budget and the
+    /// wallet's cap by the whole amount. An account named twice is paid twice, so its cooldown refuses the second.
+    /// @param quorum over the same digest, in the form of `payApproved`; not looked at without overrides
+    function openEscrow(
+        EscrowOpening calldata opening,
+        Payout[] calldata payouts,
+        bytes32 r,
+        bytes32 vs,
+        bytes calldata quorum
+    ) external;
+
+    /// @notice Releases or disputes as the payer, on the opening agent's signature over an EscrowRelease or EscrowDispute.
+    /// @param call calldata of `IWorkEscrow.capture`, with BY_PAYER among the proof's claims, or of `IWorkEscrow.dispute`,
+    /// with this wallet as the party
+    /// @param quorum over the same digest: needed to release above the agent's ceiling
+    function stepEscrow(
+        address agent,
+        bytes calldata call,
+        uint256 deadline,
+        bytes32 context,
+        bytes32 r,
+        bytes32 vs,
+        bytes calldata quorum
+    ) external;
+
+    /// @notice The one escrow contract; 0: this wallet opens none.
+    function ESCROW() external view returns (IWorkEscrow);
+}
