@@ -13,6 +13,7 @@ use super::abi::{
     IPolicyChanges::{self, IPolicyChangesCalls as Calls},
     PayeeLimits,
 };
+use super::escrow::{IWorkEscrow::IWorkEscrowCalls, Terms, opener};
 use crate::money::Usdc;
 
 /// Names for what a change mentions. Nothing is decided by them; unknown ones stay hexadecimal.
@@ -88,6 +89,7 @@ pub fn describe(change: &[u8], names: &Names) -> Result<String, ChangeError> {
         Calls::withdraw(call) => {
             format!("Withdraw {} to {}", usdc(call.amount), names.account(call.to))
         }
+        Calls::callEscrow(call) => names.escrow_call(&call.call)?,
         Calls::cancelAgentNonce(call) => {
             format!("Void nonce {} of agent {}", call.nonce, names.account(call.agent))
         }
@@ -159,6 +161,53 @@ impl Names {
         )
     }
 
+    /// What operators may do to an escrow in the wallet's name: release and dispute. The contract lets
+    /// the quorum do more; nobody should sign what is not told.
+    fn escrow_call(&self, data: &[u8]) -> Result<String, ChangeError> {
+        let call = IWorkEscrowCalls::abi_decode_validate(data)
+            .map_err(|error| ChangeError::Unknown(error.to_string()))?;
+        if call.abi_encode() != data {
+            return Err(ChangeError::NotCanonical);
+        }
+        match call {
+            IWorkEscrowCalls::capture(call) => {
+                let payouts: Vec<String> = call
+                    .payouts
+                    .iter()
+                    .map(|part| format!("{} of 10000 to {}", part.bps, self.account(part.to)))
+                    .collect();
+                Ok(format!(
+                    "Release {} in all from {}; payouts {}",
+                    usdc(U256::from(call.cumulative)),
+                    self.escrow(&call.terms),
+                    if payouts.is_empty() { "none".to_owned() } else { payouts.join(", ") }
+                ))
+            }
+            IWorkEscrowCalls::dispute(call) => Ok(format!(
+                "Dispute, as {}, {}; evidence {}",
+                self.account(call.party),
+                self.escrow(&call.terms),
+                call.evidence
+            )),
+            other => Err(ChangeError::Unknown(format!(
+                "WorkEscrow's function {} is not for operators",
+                FixedBytes::from(other.selector())
+            ))),
+        }
+    }
+
+    /// Names an escrow by what its parties know of it.
+    fn escrow(&self, terms: &Terms) -> String {
+        format!(
+            "the escrow of {} for {}, opened by {} with salt {}, job {}",
+            usdc(U256::from(terms.amount)),
+            self.account(terms.payee),
+            self.account(opener(terms)),
+            terms.salt,
+            terms.jobHash
+        )
+    }
+
     fn signers(&self, signers: &[Bytes]) -> String {
         let list: Vec<String> = signers
             .iter()
@@ -220,6 +269,7 @@ fn selector(selector: FixedBytes<4>) -> String {
         IPolicyChanges::setDelayCall::SELECTOR => "setDelay",
         IPolicyChanges::publishPolicyCall::SELECTOR => "publishPolicy",
         IPolicyChanges::withdrawCall::SELECTOR => "withdraw",
+        IPolicyChanges::callEscrowCall::SELECTOR => "callEscrow",
         IPolicyChanges::cancelAgentNonceCall::SELECTOR => "cancelAgentNonce",
         IPolicyChanges::revokeCall::SELECTOR => "revoke",
         _ => return format!("the unknown verb {selector}"),
@@ -229,9 +279,10 @@ fn selector(selector: FixedBytes<4>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::{address, aliases::U40, aliases::U48};
+    use alloy::primitives::{B256, address, aliases::U40, aliases::U48};
 
     use super::*;
+    use crate::contract::escrow::{IWorkEscrow, Payout, Proof, by, salt_of};
 
     const ACME: Address = address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC");
 
@@ -319,6 +370,49 @@ mod tests {
             told(IPolicyChanges::revokeCall { change: payee(0, U48::MAX, 0).abi_encode().into() })
                 .starts_with("Withdraw the pending change: Remove payee Acme")
         );
+    }
+
+    #[test]
+    fn what_operators_do_to_an_escrow_is_told_and_nothing_else() {
+        let agent = Address::repeat_byte(7);
+        let terms = Terms {
+            payee: ACME,
+            amount: 250_000_000,
+            salt: salt_of(agent, 5),
+            jobHash: B256::repeat_byte(9),
+            ..Terms::default()
+        };
+        let through = |call: Vec<u8>| {
+            let change = IPolicyChanges::callEscrowCall { call: call.into() };
+            describe(&change.abi_encode(), &names())
+        };
+        let dispute = IWorkEscrow::disputeCall {
+            terms: terms.clone(),
+            party: Address::repeat_byte(1),
+            evidence: B256::repeat_byte(2),
+            deadline: U256::ZERO,
+            signature: Bytes::new(),
+        };
+        let told = through(dispute.abi_encode()).unwrap();
+        assert!(told.starts_with("Dispute, as 0x0101"), "{told}");
+        assert!(
+            told.contains("250 USDC for Acme (0x") && told.contains(&agent.to_string()),
+            "{told}"
+        );
+        let capture = IWorkEscrow::captureCall {
+            terms: terms.clone(),
+            payouts: vec![Payout { to: agent, bps: 300 }],
+            cumulative: 100_000_000,
+            proof: Proof { claims: by::PAYER, ..Proof::default() },
+        };
+        let told = through(capture.abi_encode()).unwrap();
+        assert!(told.starts_with("Release 100 USDC in all"), "{told}");
+        assert!(told.ends_with(&format!("payouts 300 of 10000 to {agent}")), "{told}");
+        let other = IWorkEscrow::reclaimCall { terms };
+        assert!(matches!(through(other.abi_encode()), Err(ChangeError::Unknown(_))));
+        let mut padded = capture.abi_encode();
+        padded.extend([0; 32]);
+        assert!(matches!(through(padded), Err(ChangeError::NotCanonical)));
     }
 
     #[test]

@@ -1,12 +1,16 @@
-//! WorkEscrow: its bindings, what its parties sign, and how it cuts a total.
+//! WorkEscrow and the wallet's door to it: bindings, what its parties sign, and how it cuts a total.
+//!
+//! What an agent signs ([`EscrowOpening`], [`EscrowRelease`], [`EscrowDispute`]) is hashed in the
+//! wallet's domain ([`super::domain`]), what the parties sign in the escrow's ([`domain`]).
 
 use alloy::{
-    primitives::{Address, B256, keccak256},
+    primitives::{Address, B256, U256, keccak256},
     sol_types::{Eip712Domain, SolStruct as _, SolValue as _, eip712_domain},
 };
 
 pub use self::abi::{
-    Award, Dispute, IWorkEscrow, Payout, Proof, Release, State, Status, Submit, Terms, Void,
+    Award, Dispute, EscrowDispute, EscrowOpening, EscrowRelease, IEscrowPayer, IWorkEscrow, Payout,
+    Proof, Release, State, Status, Submit, Terms, Void,
 };
 
 /// Releases, as bits of [`Terms::anyOf`] and [`Terms::allOf`].
@@ -98,6 +102,19 @@ pub fn id(terms: &Terms, domain: &Eip712Domain) -> B256 {
     terms.eip712_signing_hash(domain)
 }
 
+/// Returns the salt of an escrow that `agent` opens from the wallet: the agent in the upper 160
+/// bits, so that the wallet knows without storage whose escrow it is, `number` below.
+#[must_use]
+pub fn salt_of(agent: Address, number: u64) -> U256 {
+    U256::from_be_slice(agent.as_slice()) << 96 | U256::from(number)
+}
+
+/// Returns the agent that opened an escrow from the wallet.
+#[must_use]
+pub fn opener(terms: &Terms) -> Address {
+    Address::from_word(B256::from(terms.salt >> 96_u32))
+}
+
 /// Returns what the terms carry of the payouts: keccak-256 of their ABI encoding; 0 for none.
 #[must_use]
 pub fn payouts_hash(payouts: &[Payout]) -> B256 {
@@ -141,6 +158,15 @@ mod tests {
             Award::eip712_root_type(),
         ] {
             assert!(said.contains(own.as_ref()), "{own}");
+        }
+        // The door's, as `contracts/EscrowDoor.sol` hashes them.
+        let said = include_str!("../../contracts/EscrowDoor.sol");
+        for own in [
+            EscrowOpening::eip712_encode_type(),
+            EscrowRelease::eip712_encode_type(),
+            EscrowDispute::eip712_encode_type(),
+        ] {
+            assert!(said.contains(&format!("\"{own}\"")), "{own}");
         }
     }
 
