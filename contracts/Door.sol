@@ -73,22 +73,18 @@ abstract contract Door is Policy {
         _store(words, account, amount);
     }
 
-    /// @dev The payee's half of `_spend`, for a payment with several payees.
-    function _bookPayee(Account memory account, address to, uint256 amount, uint256 overrides) internal {
+    /// @dev One of several payments under one signature: books the payee, and leaves the agent's words to the caller's
+    /// `_store` of the sum.
+    function _spendPart(Account memory account, address to, uint256 amount, uint256 overrides) internal {
         PayeeRecord payee = _payees[to];
-        (bytes4 reason, uint256 left) = _judgePayee(account, payee, to, amount, overrides);
+        (bytes4 reason, uint256 left) = _judge(account, payee, to, amount, overrides);
         _refuse(reason, amount, left);
+        account.left -= amount;
+        account.booked += amount;
         if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
     }
 
-    /// @dev The agent's half.
-    function _bookSum(Account memory account, uint256 amount, uint256 overrides) internal {
-        (bytes4 reason, uint256 left) = _judgeSum(account, amount, overrides);
-        _refuse(reason, amount, left);
-        _store(_agents[account.agent], account, amount);
-    }
-
-    function _refuse(bytes4 reason, uint256 asked, uint256 left) private pure {
+    function _refuse(bytes4 reason, uint256 asked, uint256 left) internal pure {
         if (reason != 0) _revert(abi.encodeWithSelector(reason, asked, left));
     }
 

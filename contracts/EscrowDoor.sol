@@ -103,21 +103,23 @@ abstract contract EscrowDoor is Door {
     /* HOW MUCH */
 
     /// @dev Judges and books each ultimate payee by its share of a full capture, and the agent by the whole. No share of
-    /// a smaller capture is larger (see `Split`).
+    /// a smaller capture is larger (see `Split`), so who has none of a full one never receives and needs no leave.
     function _spendShares(Account memory account, Terms calldata terms, Payout[] calldata payouts, uint256 overrides)
         private
     {
         uint256 rest = terms.amount;
+        uint256 ceiling = account.policy.ceiling();
+        if (rest > ceiling && overrides & PAST_CEILING == 0) _refuse(CeilingExceeded.selector, rest, ceiling);
         uint256 whole = Split.WHOLE;
         for (uint256 i; i < payouts.length; ++i) {
             uint256 bps = payouts[i].bps;
             uint256 share = Split.part(rest, bps, whole);
             rest -= share;
             whole -= bps;
-            _bookPayee(account, payouts[i].to, share, overrides);
+            if (share != 0) _spendPart(account, payouts[i].to, share, overrides);
         }
-        _bookPayee(account, terms.payee, rest, overrides);
-        _bookSum(account, terms.amount, overrides);
+        if (rest != 0) _spendPart(account, terms.payee, rest, overrides);
+        _store(_agents[account.agent], account, terms.amount);
     }
 
     /* CALLDATA */

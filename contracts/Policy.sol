@@ -126,16 +126,6 @@ abstract contract Policy is Governance, IEscrowPayer {
         returns (bytes4 reason, uint256 left)
     {
         if (amount == 0) return (ZeroAmount.selector, 0);
-        (reason, left) = _judgePayee(account, payee, to, amount, overrides);
-        if (reason == 0) (reason, left) = _judgeSum(account, amount, overrides);
-    }
-
-    /// @dev Whether `amount` may go to `to`, as far as the payee's own limits say.
-    function _judgePayee(Account memory account, PayeeRecord payee, address to, uint256 amount, uint256 overrides)
-        internal
-        view
-        returns (bytes4 reason, uint256 left)
-    {
         if (to == account.agent) return (PayeeNotAllowed.selector, 0);
         if (overrides & PAST_PAYEE != 0) {
             if (_isReserved(to)) return (PayeeNotAllowed.selector, 0);
@@ -149,15 +139,6 @@ abstract contract Policy is Governance, IEscrowPayer {
                 if (payee.cooldown() != 0 && block.timestamp < left) return (PayeeCoolingDown.selector, left);
             }
         }
-        return (0, 0);
-    }
-
-    /// @dev Whether the agent may spend `amount`, whoever has it: the ceiling, its caps, the wallet's cap.
-    function _judgeSum(Account memory account, uint256 amount, uint256 overrides)
-        internal
-        pure
-        returns (bytes4 reason, uint256 left)
-    {
         left = account.policy.ceiling();
         if (amount > left && overrides & PAST_CEILING == 0) return (CeilingExceeded.selector, left);
         if (amount > account.left) return _tightest(account, amount);

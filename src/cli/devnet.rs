@@ -173,6 +173,7 @@ fn page(devnet: &Manifest) -> String {
     let quorum = format!("{} of {} operators", devnet.threshold, devnet.operators.len());
     rest.add_row(["PolicyWallet", &devnet.wallet.to_string(), &wallet]);
     rest.add_row(["its quorum", &quorum, &format!("a loosening waits {} s", devnet.delay_s)]);
+    rest.add_row(["WorkEscrow", &devnet.escrow.to_string(), "holds what waits for work"]);
     rest.add_row(["USDC", &devnet.usdc.to_string(), "minted by anvil's account 0"]);
     for (j, relayer) in devnet.relayers.iter().enumerate() {
         let ether = format!("{} ETH", devnet.relayer_eth);

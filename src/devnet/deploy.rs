@@ -22,7 +22,11 @@ use super::{
     profile::{Plan, Profile},
 };
 use crate::{
-    contract::{AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide, narrow},
+    contract::{
+        AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide,
+        escrow::{IEscrowPayer, IWorkEscrow},
+        narrow,
+    },
     money::UNITS_PER_USDC,
 };
 
@@ -35,13 +39,21 @@ sol! {
         function balanceOf(address account) external view returns (uint256);
     }
 
+    contract WorkEscrow {
+        constructor(address usdc);
+    }
+
     contract PolicyWallet {
-        constructor(address usdc, bytes[] operators, uint64 threshold, uint32 delay, bytes[] changes);
+        constructor(address usdc, address escrow, bytes[] operators, uint64 threshold, uint32 delay, bytes[] changes);
     }
 }
 
 const USDC_ARTIFACT: (&str, &str) =
     ("contracts/artifacts/DevUSDC.json", include_str!("../../contracts/artifacts/DevUSDC.json"));
+const ESCROW_ARTIFACT: (&str, &str) = (
+    "contracts/artifacts/WorkEscrow.json",
+    include_str!("../../contracts/artifacts/WorkEscrow.json"),
+);
 const WALLET_ARTIFACT: (&str, &str) = (
     "contracts/artifacts/PolicyWallet.json",
     include_str!("../../contracts/artifacts/PolicyWallet.json"),
@@ -62,6 +74,8 @@ pub(super) struct Deployed {
     pub wallet: Address,
     /// Its first block.
     pub from_block: u64,
+    /// The WorkEscrow that it pays into.
+    pub escrow: Address,
     /// Who deployed, and owns the devnet's USDC.
     pub deployer: Address,
 }
@@ -89,7 +103,8 @@ pub(super) async fn deploy(
     let node = Node { provider: ProviderBuilder::default().connect_http(url), from: cast.deployer };
 
     place_usdc(&node, profile).await?;
-    let (wallet, from_block) = place_wallet(&node, profile, plan, cast).await?;
+    let escrow = place_escrow(&node, profile).await?;
+    let (wallet, from_block) = place_wallet(&node, profile, plan, cast, escrow).await?;
     let amount = U256::from(plan.wallet_usdc.units());
     let mint = DevUSDC::mintCall { to: wallet, amount }.abi_encode();
     node.send(
@@ -104,7 +119,7 @@ pub(super) async fn deploy(
             .await?;
     }
     check(&node, profile, plan, cast, wallet).await?;
-    Ok(Deployed { wallet, from_block, deployer: cast.deployer })
+    Ok(Deployed { wallet, from_block, escrow, deployer: cast.deployer })
 }
 
 /// Places DevUSDC's runtime at the profile's address, as `PLACING` in DevUSDC.sol tells.
@@ -126,15 +141,23 @@ async fn place_usdc(node: &Node, profile: &Profile) -> Result<(), DevnetError> {
     Ok(())
 }
 
+async fn place_escrow(node: &Node, profile: &Profile) -> Result<Address, DevnetError> {
+    let mut code = creation_code(ESCROW_ARTIFACT)?;
+    code.extend(WorkEscrow::constructorCall { usdc: profile.usdc }.abi_encode());
+    Ok(node.create("deploy WorkEscrow", code).await?.0)
+}
+
 async fn place_wallet(
     node: &Node,
     profile: &Profile,
     plan: &Plan,
     cast: &Cast,
+    escrow: Address,
 ) -> Result<(Address, u64), DevnetError> {
     let mut code = creation_code(WALLET_ARTIFACT)?;
     let arguments = PolicyWallet::constructorCall {
         usdc: profile.usdc,
+        escrow,
         operators: cast.operators.iter().map(|key| key.address().to_vec().into()).collect(),
         threshold: plan.threshold,
         delay: plan.delay_s,
@@ -199,6 +222,11 @@ async fn check(
         return Err(chain(step, format!("its quorum is {threshold}")));
     }
     let contract = IPolicyWallet::new(wallet, &node.provider);
+    let paid_into = IEscrowPayer::new(wallet, &node.provider).ESCROW().call().await.map_err(fail)?;
+    let token = IWorkEscrow::new(paid_into, &node.provider).TOKEN().call().await.map_err(fail)?;
+    if token != profile.usdc {
+        return Err(chain(step, format!("its escrow {paid_into} holds another token")));
+    }
     for agent in &cast.agents {
         let held = contract.agentLimits(agent.address).call().await.map_err(fail)?.limits;
         let wanted = agent.policy.limits();

@@ -116,6 +116,8 @@ pub struct Manifest {
     pub wallet: Address,
     /// The block it was deployed in.
     pub from_block: u64,
+    /// The WorkEscrow that it pays into.
+    pub escrow: Address,
     /// USDC it was funded with.
     pub wallet_usdc: Usdc,
     /// Its rolling cap over 24 hours.
@@ -296,6 +298,7 @@ pub(super) fn write(
         usdc: profile.usdc,
         wallet: deployed.wallet,
         from_block: deployed.from_block,
+        escrow: deployed.escrow,
         wallet_usdc: plan.wallet_usdc,
         wallet_cap: plan.wallet_cap,
         deployer: deployed.deployer,

@@ -6,6 +6,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {DevUSDC} from "contracts/DevUSDC.sol";
 import {PolicyWallet} from "contracts/PolicyWallet.sol";
 import {AgentLimits, Batch, IPolicyChanges, IPolicyWallet, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
+import {IWorkEscrow} from "contracts/interfaces/IWorkEscrow.sol";
 
 /// @dev One payment as an agent signs it. `overrides` != 0 makes it an approved one.
 struct Payment {
@@ -33,6 +34,7 @@ abstract contract BaseTest is Test {
 
     PolicyWallet internal wallet;
     DevUSDC internal usdc;
+    IWorkEscrow internal escrow;
 
     uint256 internal agentKey = 0xa1;
     uint256 internal otherAgentKey = 0xa2;
@@ -54,7 +56,8 @@ abstract contract BaseTest is Test {
             operators.push(abi.encodePacked(vm.addr(key)));
         }
         usdc = new DevUSDC(address(this));
-        wallet = new PolicyWallet(IERC20(address(usdc)), operators, 2, DELAY, _birth());
+        escrow = IWorkEscrow(deployCode("WorkEscrow.sol:WorkEscrow", abi.encode(usdc)));
+        wallet = new PolicyWallet(IERC20(address(usdc)), escrow, operators, 2, DELAY, _birth());
         usdc.mint(address(wallet), 10_000_000 * USD);
         usdc.mint(payee, 1);
         usdc.mint(otherPayee, 1);

@@ -76,7 +76,8 @@ abstract contract Stage is Test {
         internal
         returns (IPolicyWallet)
     {
-        bytes memory arguments = abi.encode(token, signers, threshold, delay, changes);
+        address escrow = deployCode("WorkEscrow.sol:WorkEscrow", abi.encode(token));
+        bytes memory arguments = abi.encode(token, escrow, signers, threshold, delay, changes);
         return IPolicyWallet(deployCode("PolicyWallet.sol:PolicyWallet", arguments));
     }
 
