@@ -6,6 +6,7 @@
 
 mod agent;
 mod caller;
+mod escrow;
 mod frame;
 mod operator;
 mod problem;
@@ -24,6 +25,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::engine::Engine;
 
 pub use self::{
+    escrow::EscrowQuery,
     operator::{OperatorQuery, TightenReceipt},
     problem::Problem,
     public::Ready,
@@ -76,6 +78,15 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(agent::show))
         .routes(routes!(agent::simulate))
         .routes(routes!(agent::permissions))
+        .routes(routes!(escrow::open, escrow::list))
+        .routes(routes!(escrow::show))
+        .routes(routes!(escrow::act))
+        .routes(routes!(escrow::all))
+        .routes(routes!(escrow::any))
+        .routes(routes!(escrow::hand_in))
+        .routes(routes!(escrow::approvals))
+        .routes(routes!(escrow::approval))
+        .routes(routes!(escrow::approve))
         .routes(routes!(operator::approvals))
         .routes(routes!(operator::approval))
         .routes(routes!(operator::approve))

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::{
     audit::{Draft, EventKind},
-    clock, contract,
+    clock,
     crash::{self, Point},
     engine::{EngineError, Inner},
-    intake::approval_message,
+    intake::Message,
     payment::{Event, PaymentId, State},
     refusal::{Code, Refusal},
     store::{ApprovalRow, PaymentRow},
@@ -53,11 +53,14 @@ async fn view(
         let agent = book.agents.get(&payment.agent).map(|agent| agent.address);
         (agent.unwrap_or(Address::ZERO), book.threshold)
     };
-    let message = approval_message(payment, agent, approval.nonce, approval.deadline_s);
+    let escrow = inner.escrow_of(payment).await.map_err(|error| Refusal::from(&error))?;
+    let message =
+        Message::new(payment, escrow.as_ref(), agent, approval.nonce, approval.deadline_s);
     Ok(ApprovalView {
         payment: inner.view(payment),
         overrides: crate::policy::override_names(payment.overrides),
-        typed_data: contract::typed_data(&message, &inner.domain)
+        typed_data: message
+            .typed_data(&inner.domain)
             .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?,
         digest: approval.digest,
         threshold,

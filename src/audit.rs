@@ -124,6 +124,16 @@ events! {
     AgentKeyRotated = "agent.key_rotated";
     /// A request that proved nobody's identity.
     AgentUnauthenticated = "agent.unauthenticated";
+    /// A release is above its agent's own authority: it waits for the operators.
+    EscrowAwaitingApproval = "escrow.awaiting_approval";
+    /// An operator signed such a release.
+    EscrowApproved = "escrow.approved";
+    /// A step was signed and stored, to be sent.
+    EscrowActed = "escrow.acted";
+    /// The contract would not take a step, or did not.
+    EscrowRefused = "escrow.refused";
+    /// A review or an arbitration ends soon.
+    EscrowExpiring = "escrow.expiring";
     /// Work was funded.
     EscrowFunded = "escrow.funded";
     /// Work was handed in.
@@ -132,9 +142,19 @@ events! {
     EscrowReleased = "escrow.released";
     /// Work is disputed.
     EscrowDisputed = "escrow.disputed";
+    /// The arbiter has split.
+    EscrowAwarded = "escrow.awarded";
+    /// Ended: its last step paid the payee's side.
+    EscrowCompleted = "escrow.completed";
+    /// Ended: its last step gave what was left to the payer.
+    EscrowRejected = "escrow.rejected";
+    /// USDC refused a payment: it waits at the contract.
+    EscrowDeferred = "escrow.deferred";
+    /// The payee gave money back that it had been paid.
+    EscrowReturned = "escrow.returned";
     /// The payer got the money back.
     EscrowRefunded = "escrow.refunded";
-    /// Nobody moved in time.
+    /// Ended: nothing was delivered in time.
     EscrowExpired = "escrow.expired";
     /// A 402 was paid.
     X402Paid = "x402.paid";
@@ -176,6 +196,20 @@ impl EventKind {
                 | Self::PolicyRolledBack
                 | Self::AgentFrozen
                 | Self::AgentUnfrozen
+                | Self::EscrowAwaitingApproval
+                | Self::EscrowRefused
+                | Self::EscrowExpiring
+                | Self::EscrowFunded
+                | Self::EscrowSubmitted
+                | Self::EscrowReleased
+                | Self::EscrowRefunded
+                | Self::EscrowDisputed
+                | Self::EscrowAwarded
+                | Self::EscrowCompleted
+                | Self::EscrowRejected
+                | Self::EscrowExpired
+                | Self::EscrowReturned
+                | Self::EscrowDeferred
                 | Self::AlertRaised
                 | Self::AlertCleared
         )

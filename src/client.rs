@@ -18,6 +18,7 @@ use crate::{
     api::{DeliveryQuery, OperatorQuery, Problem, ReplayReceipt, TightenReceipt},
     auth::{self, AuthError},
     clock::Clock,
+    escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
         AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
@@ -152,6 +153,54 @@ impl AgentClient {
         self.send(Call::get("/v1/permissions".to_owned())).await
     }
 
+    /// Opens a job: an escrow for each milestone. `key` names the job: choose it once, keep it over
+    /// retries.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open_escrow(
+        &self,
+        request: &EscrowRequest,
+        key: &str,
+    ) -> Result<Opened, ClientError> {
+        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        let call = Call::post("/v1/escrows", request)?.with("idempotency-key", &quoted)?.again();
+        self.send(call).await
+    }
+
+    /// Shows an escrow that the agent opened or is paid by.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrow(&self, id: B256) -> Result<EscrowView, ClientError> {
+        self.send(Call::get(format!("/v1/escrows/{id}"))).await
+    }
+
+    /// Lists them, newest first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrows(
+        &self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<EscrowPage, ClientError> {
+        let query = paged(cursor, limit);
+        self.send(Call::get(with_query("/v1/escrows", &query)?)).await
+    }
+
+    /// Asks something of an escrow; the same again finds the first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn act_on_escrow(
+        &self,
+        id: B256,
+        request: &ActionRequest,
+    ) -> Result<EscrowView, ClientError> {
+        self.send(Call::post(&format!("/v1/escrows/{id}/actions"), request)?.again()).await
+    }
+
     async fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let sign = |request: auth::Request<'_>| {
             auth::agent::sign(request, &self.key, self.http.clock.now_s(), &auth::fresh_nonce())
@@ -264,6 +313,67 @@ impl OperatorClient {
     /// [`ClientError`].
     pub async fn payment(&self, id: PaymentId) -> Result<PaymentView, ClientError> {
         self.get(format!("/v1/operator/payments/{id}")).await
+    }
+
+    /// Lists all escrows, newest first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrows(
+        &self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<EscrowPage, ClientError> {
+        let query = paged(cursor, limit);
+        self.get(with_query("/v1/operator/escrows", &query)?).await
+    }
+
+    /// Shows any escrow.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrow(&self, id: B256) -> Result<EscrowView, ClientError> {
+        self.get(format!("/v1/operator/escrows/{id}")).await
+    }
+
+    /// Hands in what a party signed, or does what anybody may.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn act_on_escrow(
+        &self,
+        id: B256,
+        request: &ActionRequest,
+    ) -> Result<EscrowView, ClientError> {
+        self.post(&format!("/v1/operator/escrows/{id}/actions"), request).await
+    }
+
+    /// Lists the releases that wait for operators, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrow_approvals(&self) -> Result<Vec<StepApprovalView>, ClientError> {
+        self.get("/v1/operator/escrow-approvals".to_owned()).await
+    }
+
+    /// Shows one of them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn escrow_approval(&self, id: &str) -> Result<StepApprovalView, ClientError> {
+        self.get(format!("/v1/operator/escrow-approvals/{id}")).await
+    }
+
+    /// Adds a signature to one of them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn approve_escrow(
+        &self,
+        id: &str,
+        body: &SignatureBody,
+    ) -> Result<StepApprovalView, ClientError> {
+        self.post(&format!("/v1/operator/escrow-approvals/{id}/signatures"), body).await
     }
 
     /// Lists the agents.
@@ -431,6 +541,11 @@ fn webhook_path(name: &str, verb: &str) -> String {
     let fits = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
     let name: String = name.chars().map(|c| if fits(&c) { c } else { '_' }).collect();
     format!("/v1/operator/webhooks/{name}/{verb}")
+}
+
+fn paged(cursor: Option<&str>, limit: u32) -> OperatorQuery {
+    let cursor = cursor.map(str::to_owned);
+    OperatorQuery { cursor, limit: Some(limit), ..OperatorQuery::default() }
 }
 
 fn with_query(path: &str, query: &OperatorQuery) -> Result<String, ClientError> {

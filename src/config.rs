@@ -46,6 +46,9 @@ pub struct Config {
     /// Who is told of events, and how long they are kept.
     #[serde(default)]
     pub webhooks: WebhooksConfig,
+    /// Deadlines of escrows.
+    #[serde(default)]
+    pub escrow: EscrowConfig,
     /// Labels for payee addresses. The contract decides who is a payee; this names them.
     #[serde(default)]
     pub payees: Vec<PayeeLabel>,
@@ -63,6 +66,9 @@ pub struct ChainConfig {
     pub wallet: Address,
     /// Its USDC.
     pub usdc: Address,
+    /// WorkEscrow, as the wallet knows it. Absent: no escrows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<Address>,
     /// Block the wallet was deployed in: policy events are read from here.
     #[serde(default)]
     pub from_block: u64,
@@ -248,6 +254,21 @@ impl WebhookEndpoint {
             return wrong("webhooks.endpoints.concurrency", &value, "use 1 to 32");
         }
         Ok(())
+    }
+}
+
+/// What the daemon does about the deadlines of escrows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EscrowConfig {
+    /// Seconds before the end of a review or an arbitration at which operators are warned; half of the
+    /// period where that is less.
+    pub warn_before_s: u64,
+}
+
+impl Default for EscrowConfig {
+    fn default() -> Self {
+        Self { warn_before_s: 86_400 }
     }
 }
 

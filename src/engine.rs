@@ -24,6 +24,10 @@ use crate::{
     book::{Agent, Book},
     clock::{self, Clock},
     config::Config,
+    escrow::{
+        self, ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView,
+        act::Caller,
+    },
     fees::{self, Fees},
     governance, intake,
     keys::{KeyError, Keys},
@@ -144,6 +148,8 @@ pub(crate) struct Inner {
     pub rpc: Rpc,
     pub keys: Arc<Keys>,
     pub domain: Eip712Domain,
+    /// WorkEscrow, where this wallet has one.
+    pub escrow: Option<escrow::Place>,
     pub metrics: Metrics,
     pub flights: Flights,
     pub intake: mpsc::Sender<intake::Job>,
@@ -230,6 +236,11 @@ impl Inner {
         self.head().map_or(At::Latest, |head| At::from(&head))
     }
 
+    /// The newest head's time, unix seconds: what deadlines on chain are judged by.
+    pub(crate) fn chain_time_s(&self) -> Option<u64> {
+        self.head().map(|head| head.time_s())
+    }
+
     /// The newest head's number; 0 before the first look.
     pub(crate) fn height(&self) -> u64 {
         self.head().map_or(0, |head| head.height())
@@ -310,6 +321,7 @@ impl Inner {
             idempotency_key: row.idempotency_key.clone(),
             policy_version: row.policy_version,
             refusal: row.refusal.clone(),
+            escrow: row.escrow,
             transaction: row.tx_hash,
             block: row.block,
             created_at: clock::at_ms(row.created_ms),
@@ -477,11 +489,130 @@ impl Engine {
                 agent,
                 claim,
                 key: idempotency_key,
-                request,
+                requests: vec![request],
                 reply,
             }))
         })
         .await
+    }
+
+    /// Accepts a job: an escrow for each of its milestones, all or none. Spends `claim` in the same
+    /// commit.
+    ///
+    /// # Errors
+    /// Every refusal of the catalogue.
+    pub async fn open_escrow(
+        &self,
+        agent: AgentId,
+        claim: NonceClaim,
+        idempotency_key: String,
+        request: EscrowRequest,
+    ) -> Result<(Opened, bool), Refusal> {
+        let inner = &self.inner;
+        let read = intake::check_key(&idempotency_key)
+            .and_then(|()| escrow::open::read(inner, &agent, &request));
+        let checked = match read {
+            Ok(requests) => escrow::open::check(inner, &agent, &requests).await.map(|()| requests),
+            Err(refusal) => Err(refusal),
+        };
+        let requests = match checked {
+            Ok(requests) => requests,
+            Err(refusal) => return Err(self.refuse(&agent, claim, &request.payee, refusal).await),
+        };
+        let accepted = self
+            .ask(|reply| {
+                intake::Job::Submit(Box::new(intake::Submit {
+                    agent,
+                    claim,
+                    key: idempotency_key,
+                    requests,
+                    reply,
+                }))
+            })
+            .await?;
+        let id = accepted.payment.escrow.ok_or_else(|| {
+            Refusal::new(Code::IdempotencyKeyReused, "this key belongs to a plain payment")
+        })?;
+        let escrow = inner.store.escrow(id).await?.ok_or_else(|| escrow::unknown(id))?;
+        Ok((escrow::show::job(inner, &escrow.job_id).await?, accepted.fresh))
+    }
+
+    /// Does what an agent that is a party asks of an escrow, or finds that it was asked before.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict` with the contract's reason, `invalid_payment`, `unavailable`.
+    pub async fn escrow_act(
+        &self,
+        agent: AgentId,
+        id: B256,
+        request: ActionRequest,
+    ) -> Result<EscrowView, Refusal> {
+        let caller = Caller::Agent(agent);
+        self.whole(|inner| async move { escrow::act::act(&inner, caller, id, request).await }).await
+    }
+
+    /// Does what an operator hands in for an escrow's parties.
+    ///
+    /// # Errors
+    /// As [`Engine::escrow_act`].
+    pub async fn escrow_hand_in(
+        &self,
+        operator: Address,
+        id: B256,
+        request: ActionRequest,
+    ) -> Result<EscrowView, Refusal> {
+        let caller = Caller::Operator(operator);
+        self.whole(|inner| async move { escrow::act::act(&inner, caller, id, request).await }).await
+    }
+
+    /// Shows an escrow to an agent that is a party (`None`: to operators).
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn escrow(&self, agent: Option<&AgentId>, id: B256) -> Result<EscrowView, Refusal> {
+        let caller = agent.map_or(Caller::Daemon, |agent| Caller::Agent(agent.clone()));
+        escrow::show::show(&self.inner, caller, id).await
+    }
+
+    /// Lists what an agent opened or is paid by (`None`: all), newest first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// `invalid_request` for a cursor that is none.
+    pub async fn escrows(
+        &self,
+        agent: Option<&AgentId>,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<EscrowPage, Refusal> {
+        escrow::show::list(&self.inner, agent, cursor, limit.clamp(1, 200)).await
+    }
+
+    /// Lists the releases that wait for operators, oldest first.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn escrow_approvals(&self) -> Result<Vec<StepApprovalView>, Refusal> {
+        escrow::release::waiting(&self.inner).await
+    }
+
+    /// Shows one of them.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn escrow_approval(&self, id: &str) -> Result<StepApprovalView, Refusal> {
+        escrow::release::approval(&self.inner, id).await
+    }
+
+    /// Adds an operator's signature to a release; the last one needed sends it.
+    ///
+    /// # Errors
+    /// `invalid_signature`, `not_operator`, `conflict`, `not_found`.
+    pub async fn approve_escrow(
+        &self,
+        id: String,
+        body: SignatureBody,
+    ) -> Result<StepApprovalView, Refusal> {
+        self.whole(|inner| async move { escrow::release::approve(&inner, &id, body).await }).await
     }
 
     /// Refuses an authenticated agent's request for a payment that cannot be read: spends its nonce

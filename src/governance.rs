@@ -35,7 +35,7 @@ use crate::{
     refusal::{Code, Refusal},
     rpc::At,
     store::{ProposalRow, SignatureRow, Tx, TxKind},
-    submit::{Manifest, Outgoing, prepare},
+    submit::{Manifest, Outgoing, relay},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
 };
 
@@ -797,25 +797,9 @@ async fn launch(
     event: EventKind,
     data: serde_json::Value,
 ) -> Result<B256, Refusal> {
-    if !inner.may_sign() {
-        return Err(Refusal::new(
-            Code::Unavailable,
-            "the node is on another chain: nothing is signed",
-        )
-        .hint("correct chain.rpc, or ask whoever runs the node"));
-    }
-    // Governance is never held up by payments in flight: it takes the least busy sender, and one
-    // without gas money only if there is no other.
-    let relayers = inner.relayer_addresses();
-    let funded: Vec<_> =
-        relayers.iter().copied().filter(|sender| !inner.flights.is_broke(*sender)).collect();
-    let sender = inner
-        .flights
-        .freest(if funded.is_empty() { &relayers } else { &funded }, u32::MAX)
-        .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
     let gas = GAS_CHANGE + 40 * calldata.len() as u64;
-    let call = Outgoing { kind, calldata, gas, manifest };
-    let open = prepare(inner, &mut store, sender, call).await.map_err(refuse)?;
+    let call = Outgoing { kind, target: inner.config.chain.wallet, calldata, gas, manifest };
+    let open = relay(inner, &mut store, call).await?;
     let hash = open.attempts.first().map(|attempt| attempt.hash).unwrap_or_default();
     let draft = Draft::new(event, "daemon").tx(&open.tx.id).data(data).and("hash", json!(hash));
     store.append_audit(&[draft], inner.clock.now_ms()).await?;
@@ -823,10 +807,6 @@ async fn launch(
     crash::at(Point::ChangeCommitted);
     inner.launch(open);
     Ok(hash)
-}
-
-fn refuse(error: EngineError) -> Refusal {
-    Refusal::from(&error)
 }
 
 /// Ends a governance transaction. `ready`: from [`still_waits`]. Answers whether the contract must be
@@ -862,7 +842,7 @@ pub(crate) async fn finished(
             Ok(false)
         }
         Manifest::Proposal { .. } | Manifest::Tighten { .. } => Ok(true),
-        Manifest::Batches(_) | Manifest::Approved { .. } => Ok(false),
+        Manifest::Batches(_) | Manifest::Approved { .. } | Manifest::Escrow { .. } => Ok(false),
     }
 }
 

@@ -16,6 +16,7 @@ fn order(nonce: u64, agent: Address, frozen: bool) -> (TxRow, AttemptRow) {
     let tx = TxRow {
         id: format!("tx-{nonce}"),
         kind: TxKind::Tighten,
+        target: Default::default(),
         sender: Address::repeat_byte(1),
         nonce,
         calldata: Bytes::new(),

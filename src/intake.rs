@@ -9,21 +9,29 @@ use std::{
     sync::Arc,
 };
 
-use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::{
+    primitives::{Address, B256, U256, keccak256},
+    sol_types::Eip712Domain,
+};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use crate::{
     audit::{Draft, EventKind},
-    contract::{self, ApprovedPayment},
+    book::Book,
+    contract::{
+        self, ApprovedPayment,
+        escrow::{self, EscrowOpening},
+    },
     crash::{self, Point},
     engine::{Accepted, Inner, NonceClaim, Stop},
+    escrow::open::{self, Opening},
     money::Usdc,
     payment::{AgentId, Context, PaymentId, PaymentRequest, State},
     policy::{Decision, Facts, Judgement},
     refusal::{Code, Refusal},
-    store::{ApprovalRow, PaymentRow, StoreError, Tx},
+    store::{ApprovalRow, EscrowRow, PaymentRow, StoreError, Tx},
     view::{RuleTrace, Simulation, Verdict},
 };
 
@@ -37,6 +45,8 @@ const LARGEST: Usdc = match Usdc::from_units((1 << 48) - 1) {
 };
 /// Bytes of a reason.
 const REASON_LIMIT: usize = 500;
+/// Seconds an opening within its limits may wait for the chain.
+const OPENING_TTL_S: u64 = 3_600;
 /// Bytes of an idempotency key.
 const KEY_LIMIT: usize = 128;
 
@@ -68,19 +78,22 @@ pub(crate) struct Submit {
     pub agent: AgentId,
     pub claim: NonceClaim,
     pub key: String,
-    pub request: Request,
+    /// One payment, or one for each milestone of a job: all are accepted, or none. Never empty.
+    pub requests: Vec<Request>,
     pub reply: Reply<Accepted>,
 }
 
 /// A request that could be read, its payee found.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    /// What the payment funds, where it does not go to the payee at once.
+    pub escrow: Option<Box<Opening>>,
     payee: Address,
     payee_label: Option<String>,
     amount: Usdc,
     reason: String,
     context: Context,
-    fingerprint: B256,
+    pub fingerprint: B256,
 }
 
 /// Reads a request: amounts, texts, payee.
@@ -130,6 +143,7 @@ pub(crate) fn read(inner: &Inner, request: &PaymentRequest) -> Result<Request, R
         );
     }
     let fingerprint = fingerprint(request);
+    let payee = payee(inner, &request.payee)?;
     let book = inner.book();
     if let Some(category) = &request.context.category
         && book.categories.bit(category).is_none()
@@ -140,26 +154,32 @@ pub(crate) fn read(inner: &Inner, request: &PaymentRequest) -> Result<Request, R
         )
         .hint(format!("use one of: {}", book.categories.names().join(", "))));
     }
-    let Some(payee) = book.resolve(&request.payee) else {
-        let shown: String = request.payee.chars().take(60).collect();
-        if request.payee.starts_with("0x") {
-            return invalid(
-                format!("`{shown}` is not an address, or its checksum is wrong"),
-                "send 0x and 40 hexadecimal digits, all lower case or checksummed",
-            );
-        }
-        let detail = format!("no payee is registered as `{shown}`");
-        return Err(Refusal::new(Code::PayeeUnknown, detail)
-            .rule("payees")
-            .hint("GET /v1/permissions lists the payees you may pay; only operators add one"));
-    };
     Ok(Request {
+        escrow: None,
         payee,
         payee_label: book.label(payee),
         amount,
         reason: request.reason.clone(),
         context: request.context.clone(),
         fingerprint,
+    })
+}
+
+/// Finds a payee by its label, or reads its address.
+///
+/// # Errors
+/// 400 for an address that is none, 403 for a label that nobody has.
+pub(crate) fn payee(inner: &Inner, named: &str) -> Result<Address, Refusal> {
+    inner.book().resolve(named).ok_or_else(|| {
+        let shown: String = named.chars().take(60).collect();
+        if named.starts_with("0x") {
+            let detail = format!("`{shown}` is not an address, or its checksum is wrong");
+            return Refusal::new(Code::InvalidPayment, detail)
+                .hint("send 0x and 40 hexadecimal digits, all lower case or checksummed");
+        }
+        Refusal::new(Code::PayeeUnknown, format!("no payee is registered as `{shown}`"))
+            .rule("payees")
+            .hint("GET /v1/permissions lists the payees you may pay; only operators add one")
     })
 }
 
@@ -200,9 +220,7 @@ pub(crate) async fn simulate(
         Some(invoice) => inner.store.invoice_taken(request.payee, invoice).await?,
         None => false,
     };
-    let judgement = inner
-        .book()
-        .judge(agent, &request.facts(0), &request.context, taken, inner.now_s())
+    let judgement = judge(&inner.book(), agent, &request, taken, inner.now_s())
         .ok_or_else(|| unknown_agent(agent))?;
     let (decision, because) = match judgement.decision {
         Decision::Allow => (Verdict::Allow, Vec::new()),
@@ -215,6 +233,26 @@ pub(crate) async fn simulate(
 impl Request {
     const fn facts(&self, overrides: u8) -> Facts {
         Facts { payee: self.payee, amount: self.amount, overrides }
+    }
+
+    /// What others than the payee get of it: the contract judges each by its share.
+    fn shares(&self) -> Vec<Facts> {
+        let Some(opening) = &self.escrow else { return Vec::new() };
+        let payouts = &opening.draft.payouts;
+        let (shares, _) = escrow::split(payouts, self.amount.units());
+        payouts
+            .iter()
+            .zip(shares)
+            .filter_map(|(payout, units)| {
+                let amount = Usdc::from_units(units).filter(|amount| !amount.is_zero())?;
+                Some(Facts { payee: payout.to, amount, overrides: 0 })
+            })
+            .collect()
+    }
+
+    /// The key its payment is stored under.
+    fn key(&self, key: &str) -> String {
+        open::key_of(key, self.escrow.as_ref().map_or(1, |opening| opening.milestone))
     }
 }
 
@@ -309,12 +347,18 @@ struct Reserved<'a> {
     list: Vec<(AgentId, Facts)>,
 }
 
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
+impl Reserved<'_> {
+    fn free_from(&mut self, first: usize) {
         let mut book = self.inner.book();
-        for (agent, facts) in self.list.drain(..) {
+        for (agent, facts) in self.list.drain(first..) {
             book.void(&agent, &facts);
         }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.free_from(0);
     }
 }
 
@@ -343,6 +387,9 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     }
     let now_ms = inner.clock.now_ms();
     tx.insert_payments(&group.accepted).await?;
+    for escrow in &group.escrows {
+        tx.insert_escrow(escrow).await?;
+    }
     tx.insert_payments(&group.denied).await?;
     tx.reserve(&group.accepted, now_ms).await?;
     tx.append_audit(&group.drafts, now_ms).await?;
@@ -381,6 +428,7 @@ struct Group<'a> {
     invoices: HashSet<(Address, String)>,
     reserved: Reserved<'a>,
     accepted: Vec<PaymentRow>,
+    escrows: Vec<EscrowRow>,
     denied: Vec<PaymentRow>,
     drafts: Vec<Draft>,
 }
@@ -395,9 +443,8 @@ impl<'a> Group<'a> {
         };
         let keys: Vec<_> = submits().map(|submit| (&submit.agent, submit.key.as_str())).collect();
         let invoices: Vec<_> = submits()
-            .filter_map(|submit| {
-                Some((submit.request.payee, submit.request.context.invoice.as_deref()?))
-            })
+            .flat_map(|submit| &submit.requests)
+            .filter_map(|request| Some((request.payee, request.context.invoice.as_deref()?)))
             .collect();
         let known = tx.payments_by_keys(&keys).await?;
         Ok(Self {
@@ -409,6 +456,7 @@ impl<'a> Group<'a> {
             invoices: tx.invoices_taken(&invoices).await?,
             reserved: Reserved { inner, list: Vec::new() },
             accepted: Vec::with_capacity(keys.len()),
+            escrows: Vec::new(),
             denied: Vec::new(),
             drafts: Vec::with_capacity(jobs.len()),
         })
@@ -421,7 +469,7 @@ impl<'a> Group<'a> {
         submit: &Submit,
         unspent: bool,
     ) -> Result<Result<Accepted, Refusal>, StoreError> {
-        let Submit { agent, key, request, .. } = submit;
+        let Submit { agent, key, requests, .. } = submit;
         let inner = self.inner;
         let actor = format!("agent:{agent}");
         if !unspent {
@@ -433,7 +481,7 @@ impl<'a> Group<'a> {
             return Ok(Err(replayed()));
         }
         if let Some(earlier) = self.known.get(&(agent.clone(), key.clone())) {
-            if earlier.fingerprint != request.fingerprint {
+            if requests.iter().any(|request| request.fingerprint != earlier.fingerprint) {
                 self.drafts.push(
                     Draft::new(EventKind::PaymentDenied, actor)
                         .agent(agent)
@@ -453,13 +501,56 @@ impl<'a> Group<'a> {
             });
         }
 
+        // A job is accepted whole or not at all: what this request adds is kept apart until the end.
+        let held = self.reserved.list.len();
+        let mut made = Made::default();
+        for request in requests {
+            if let Err(refusal) = self.one(tx, submit, request, &mut made).await? {
+                self.reserved.free_from(held);
+                self.drafts.append(&mut made.drafts);
+                if !refusal.code.is_retryable()
+                    && let Some(row) = made.denied
+                {
+                    self.known.insert((agent.clone(), key.clone()), row.clone());
+                    self.denied.push(row);
+                }
+                return Ok(Err(refusal));
+            }
+        }
+        let Some(first) = made.accepted.first() else {
+            return Ok(Err(Refusal::new(Code::InvalidPayment, "nothing was asked for")));
+        };
+        for approval in &made.approvals {
+            tx.insert_approval(approval).await?;
+        }
+        let payment = inner.view(first);
+        for row in &made.accepted {
+            self.known.insert((agent.clone(), row.idempotency_key.clone()), row.clone());
+            self.invoices.extend(row.context.invoice.clone().map(|invoice| (row.payee, invoice)));
+        }
+        self.drafts.append(&mut made.drafts);
+        self.accepted.append(&mut made.accepted);
+        self.escrows.append(&mut made.escrows);
+        Ok(Ok(Accepted { payment, fresh: true }))
+    }
+
+    /// Decides one payment of a request.
+    async fn one(
+        &mut self,
+        tx: &mut Tx,
+        submit: &Submit,
+        request: &Request,
+        made: &mut Made,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let (inner, agent) = (self.inner, &submit.agent);
+        let key = request.key(&submit.key);
         let now_ms = inner.clock.now_ms();
         let now_s = inner.now_s();
         let invoice = request.context.invoice.as_ref().map(|text| (request.payee, text.clone()));
         let taken = invoice.as_ref().is_some_and(|invoice| self.invoices.contains(invoice));
         let judged = {
             let mut book = inner.book();
-            let judged = book.judge(agent, &request.facts(0), &request.context, taken, now_s);
+            let judged = judge(&book, agent, request, taken, now_s);
             if let Some(Judgement { decision, .. }) = &judged
                 && let Some(overrides) = decision.overrides()
             {
@@ -478,6 +569,9 @@ impl<'a> Group<'a> {
         };
 
         let id = PaymentId::generate();
+        let escrow = request.escrow.as_ref().zip(inner.escrow.as_ref()).map(|(opening, place)| {
+            opening.accept(place, id, (agent, agent_address), now_s, now_ms)
+        });
         let mut row = PaymentRow {
             id,
             agent: agent.clone(),
@@ -493,6 +587,7 @@ impl<'a> Group<'a> {
             overrides: 0,
             policy_version,
             refusal: None,
+            escrow: escrow.as_ref().map(|escrow| escrow.id),
             tx_id: None,
             item: None,
             tries: 0,
@@ -505,81 +600,175 @@ impl<'a> Group<'a> {
             updated_ms: now_ms,
         };
         let draft = |kind: EventKind, rules: &[RuleTrace]| {
-            Draft::new(kind, actor.clone()).agent(agent).payment(id).data(json!({
+            let draft = Draft::new(kind, format!("agent:{agent}"));
+            let draft = draft.agent(agent).payment(id).data(json!({
                 "payee": request.payee, "amount": request.amount, "reason": request.reason,
                 "context": request.context, "context_hash": row.context_hash, "key": key,
                 "policy_version": policy_version,
                 // A passed request is explained by the rules it passed, a refused one by the first
                 // that it failed.
                 "rules": rules.iter().map(|r| (r.rule.as_str(), r.passed)).collect::<Vec<_>>(),
-            }))
+            }));
+            match &escrow {
+                Some(escrow) => draft.and("escrow", escrow.story()),
+                None => draft,
+            }
         };
+        let mut waits = false;
         match judgement.decision {
             Decision::Deny(refusal) => {
-                self.drafts.push(
+                made.drafts.clear();
+                made.drafts.push(
                     draft(EventKind::PaymentDenied, &judgement.trace)
                         .and("refusal", json!(refusal)),
                 );
-                if !refusal.code.is_retryable() {
-                    row.state = State::Denied;
-                    row.refusal = Some(refusal.clone());
-                    self.known.insert((agent.clone(), key.clone()), row.clone());
-                    self.denied.push(row);
-                }
+                row.state = State::Denied;
+                row.refusal = Some(refusal.clone());
+                row.idempotency_key.clone_from(&submit.key);
+                row.escrow = None;
+                made.denied = Some(row);
                 return Ok(Err(refusal));
             }
             Decision::Ask { overrides, because } => {
+                waits = true;
                 row.state = State::AwaitingApproval;
                 row.overrides = overrides;
                 row.refusal = because.first().cloned();
                 row.expires_ms = now_ms + seconds(inner.config.payments.approval_ttl_s);
-                self.drafts.push(
+                made.drafts.push(
                     draft(EventKind::PaymentAwaitingApproval, &judgement.trace)
                         .and("because", json!(because))
                         .and("overrides", json!(overrides)),
                 );
-                let nonce = inner.wallet_nonce(tx, agent_address).await?;
-                // The signatures outlive the wait for the quorum by the time any signature has.
-                let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
-                    + inner.config.submit.signature_ttl_s;
-                let message = approval_message(&row, agent_address, nonce, deadline_s);
-                tx.insert_approval(&ApprovalRow {
-                    payment: id,
-                    digest: contract::digest(&message, &inner.domain),
-                    nonce,
-                    deadline_s,
-                    policy_version,
-                })
-                .await?;
             }
             Decision::Allow => {
-                self.drafts.push(draft(EventKind::PaymentQueued, &judgement.trace));
+                if escrow.is_some() {
+                    // Terms grow old: what is not funded soon is better asked for anew.
+                    let soon = seconds(inner.config.payments.queue_ttl_s.min(OPENING_TTL_S));
+                    row.expires_ms = now_ms + soon;
+                }
+                made.drafts.push(draft(EventKind::PaymentQueued, &judgement.trace));
             }
         }
-        self.known.insert((agent.clone(), key.clone()), row.clone());
-        self.invoices.extend(invoice);
-        let payment = inner.view(&row);
-        self.accepted.push(row);
-        Ok(Ok(Accepted { payment, fresh: true }))
+        // An opening is signed once, like what operators approve: the contract takes its nonce once.
+        if waits || escrow.is_some() {
+            let nonce = inner.wallet_nonce(tx, agent_address).await?;
+            // The signatures outlive the wait for the quorum by the time any signature has.
+            let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
+                + inner.config.submit.signature_ttl_s;
+            let message = Message::new(&row, escrow.as_ref(), agent_address, nonce, deadline_s);
+            made.approvals.push(ApprovalRow {
+                payment: id,
+                digest: message.digest(&inner.domain),
+                nonce,
+                deadline_s,
+                policy_version,
+            });
+        }
+        made.escrows.extend(escrow);
+        made.accepted.push(row);
+        Ok(Ok(()))
     }
 }
 
-/// Builds what agent and operators sign for a payment past its limits.
-pub(crate) fn approval_message(
-    payment: &PaymentRow,
-    agent: Address,
-    nonce: U256,
-    deadline_s: u64,
-) -> ApprovedPayment {
-    ApprovedPayment {
-        agent,
-        to: payment.payee,
-        amount: U256::from(payment.amount.units()),
-        nonce,
-        deadline: U256::from(deadline_s),
-        context: payment.context_hash,
-        overrides: U256::from(payment.overrides),
-        policyVersion: U256::from(payment.policy_version),
+/// What one request adds to its group.
+#[derive(Default)]
+struct Made {
+    accepted: Vec<PaymentRow>,
+    escrows: Vec<EscrowRow>,
+    approvals: Vec<ApprovalRow>,
+    denied: Option<PaymentRow>,
+    drafts: Vec<Draft>,
+}
+
+/// Judges a payment, and everybody else who has a part of it: the first refusal decides, and what
+/// operators may set aside is collected over all.
+fn judge(
+    book: &Book,
+    agent: &AgentId,
+    request: &Request,
+    taken: bool,
+    now_s: u64,
+) -> Option<Judgement> {
+    let mut judgement = book.judge(agent, &request.facts(0), &request.context, taken, now_s)?;
+    for share in request.shares() {
+        if matches!(judgement.decision, Decision::Deny(_)) {
+            break;
+        }
+        let one = book.judge(agent, &share, &Context::default(), false, now_s)?;
+        judgement.trace.extend(one.trace);
+        judgement.decision = match (judgement.decision, one.decision) {
+            (decision, Decision::Allow) => decision,
+            (
+                Decision::Ask { overrides, mut because },
+                Decision::Ask { overrides: more, because: also },
+            ) => {
+                because.extend(also);
+                Decision::Ask { overrides: overrides | more, because }
+            }
+            (_, decision) => decision,
+        };
+    }
+    Some(judgement)
+}
+
+/// What agent and operators sign under one digest.
+pub(crate) enum Message {
+    /// A payment past its limits.
+    Payment(ApprovedPayment),
+    /// An escrow, within its limits or past them.
+    Escrow(EscrowOpening),
+}
+
+impl Message {
+    /// Builds it from the stored rows.
+    pub(crate) fn new(
+        payment: &PaymentRow,
+        escrow: Option<&EscrowRow>,
+        agent: Address,
+        nonce: U256,
+        deadline_s: u64,
+    ) -> Self {
+        let (deadline, overrides) = (U256::from(deadline_s), U256::from(payment.overrides));
+        let (context, version) = (payment.context_hash, U256::from(payment.policy_version));
+        match escrow {
+            Some(escrow) => Self::Escrow(EscrowOpening {
+                agent,
+                nonce,
+                deadline,
+                context,
+                overrides,
+                policyVersion: version,
+                terms: escrow.terms.clone(),
+            }),
+            None => Self::Payment(ApprovedPayment {
+                agent,
+                to: payment.payee,
+                amount: U256::from(payment.amount.units()),
+                nonce,
+                deadline,
+                context,
+                overrides,
+                policyVersion: version,
+            }),
+        }
+    }
+
+    pub(crate) fn digest(&self, domain: &Eip712Domain) -> B256 {
+        match self {
+            Self::Payment(message) => contract::digest(message, domain),
+            Self::Escrow(message) => contract::digest(message, domain),
+        }
+    }
+
+    pub(crate) fn typed_data(
+        &self,
+        domain: &Eip712Domain,
+    ) -> Result<serde_json::Value, contract::TypedDataError> {
+        match self {
+            Self::Payment(message) => contract::typed_data(message, domain),
+            Self::Escrow(message) => contract::typed_data(message, domain),
+        }
     }
 }
 

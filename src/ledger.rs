@@ -4,11 +4,13 @@
 //! two balance rows, which the store applies in the same commit as the payment's own row.
 //!
 //! A payment goes from `wallet` to `payee:<address>`; which agent asked stands in the payment's row.
-//! A deposit goes from `operators` to `wallet`, a withdrawal back.
+//! A deposit goes from `operators` to `wallet`, a withdrawal back. An escrow is funded from `wallet` to
+//! `escrow:<id>`, and goes from there to payees, back to `wallet`, or, where USDC refused a payment, by
+//! way of `owed:<address>`.
 
 use std::{fmt, str::FromStr};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 
 use crate::money::Usdc;
 
@@ -21,6 +23,10 @@ pub enum Account {
     Operators,
     /// What a payee got.
     Payee(Address),
+    /// What waits in an escrow, by its id on chain.
+    Escrow(B256),
+    /// What WorkEscrow could not pay to an account and keeps for it.
+    Owed(Address),
 }
 
 impl fmt::Display for Account {
@@ -29,13 +35,17 @@ impl fmt::Display for Account {
             Self::Wallet => f.write_str("wallet"),
             Self::Operators => f.write_str("operators"),
             Self::Payee(address) => write!(f, "payee:{address}"),
+            Self::Escrow(id) => write!(f, "escrow:{id}"),
+            Self::Owed(address) => write!(f, "owed:{address}"),
         }
     }
 }
 
 /// A text that does not name an account.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an account: wallet, operators or payee:<address>")]
+#[error(
+    "`{0}` is not an account: wallet, operators, payee:<address>, escrow:<id> or owed:<address>"
+)]
 pub struct NotAnAccount(String);
 
 impl FromStr for Account {
@@ -46,6 +56,8 @@ impl FromStr for Account {
             None if text == "wallet" => Some(Self::Wallet),
             None if text == "operators" => Some(Self::Operators),
             Some(("payee", address)) => address.parse().ok().map(Self::Payee),
+            Some(("escrow", id)) => id.parse().ok().map(Self::Escrow),
+            Some(("owed", address)) => address.parse().ok().map(Self::Owed),
             _ => None,
         };
         account.ok_or_else(|| NotAnAccount(text.chars().take(80).collect()))
@@ -244,7 +256,9 @@ mod tests {
 
     #[test]
     fn accounts_survive_the_round_trip() {
-        for account in [Account::Wallet, Account::Operators, payee(0xab)] {
+        let (escrow, owed) =
+            (Account::Escrow(B256::repeat_byte(7)), Account::Owed(Address::repeat_byte(8)));
+        for account in [Account::Wallet, Account::Operators, payee(0xab), escrow, owed] {
             assert_eq!(account.to_string().parse::<Account>().unwrap(), account);
         }
         for text in ["", "bank", "payee:", "payee:0x12", "wallet:1"] {

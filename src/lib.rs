@@ -17,6 +17,7 @@ pub mod contract;
 mod crash;
 pub mod devnet;
 pub mod engine;
+pub mod escrow;
 pub mod fees;
 mod governance;
 mod intake;

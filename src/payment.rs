@@ -79,6 +79,14 @@ impl PaymentId {
     pub(crate) const LAST: Self = Self(Uuid::max());
 }
 
+impl PaymentId {
+    /// Returns its 128 bits.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+}
+
 impl FromStr for PaymentId {
     type Err = NotAPaymentId;
 

@@ -64,6 +64,7 @@ fn waiting() -> ApprovalView {
         idempotency_key: "k".to_owned(),
         policy_version: 2,
         refusal: None,
+        escrow: None,
         transaction: None,
         block: None,
         created_at: now,

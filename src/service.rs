@@ -32,7 +32,7 @@ use crate::{
     contract,
     crash::{self, Point},
     engine::{Engine, EngineError, Inner, Stop},
-    governance, intake,
+    escrow, governance, intake,
     keys::{KeyError, Keys},
     metrics::Metrics,
     notify::{self, EndpointError},
@@ -82,7 +82,7 @@ pub enum StartError {
     /// No contract at the wallet's or the token's address.
     #[error("there is no contract at {name} {address} on chain {chain_id}")]
     NoContract {
-        /// `chain.wallet` or `chain.usdc`.
+        /// `chain.wallet`, `chain.usdc` or `chain.escrow`.
         name: &'static str,
         /// Where.
         address: Address,
@@ -256,7 +256,10 @@ pub(crate) async fn wake(
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
     let mut book = Book::new(
         Categories::new(config.categories.clone())?,
-        vec![Address::ZERO, config.chain.wallet, config.chain.usdc],
+        [Address::ZERO, config.chain.wallet, config.chain.usdc]
+            .into_iter()
+            .chain(config.chain.escrow)
+            .collect(),
     );
     load_agents(&config, &store, &keys, &clock, &mut book).await?;
     load_payees(&config, &store, &mut book).await?;
@@ -272,6 +275,7 @@ pub(crate) async fn wake(
         rpc,
         keys,
         domain,
+        escrow: config.chain.escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         metrics: Metrics::default(),
         flights: Flights::default(),
         intake: jobs,
@@ -310,9 +314,9 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 
 async fn check_chain(config: &Config, rpc: &Rpc) -> Result<(), StartError> {
     let chain_id = rpc.chain_id().await?;
-    for (name, address) in
-        [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)]
-    {
+    let contracts = [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)];
+    let escrow = config.chain.escrow.map(|address| ("chain.escrow", address));
+    for (name, address) in contracts.into_iter().chain(escrow) {
         if rpc.code(address).await?.is_empty() {
             return Err(StartError::NoContract { name, address, chain_id });
         }
@@ -527,6 +531,9 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
                 Ok(()) => inner.written_s.store(inner.clock.now_s(), Ordering::Relaxed),
                 Err(error) => warn!(%error, "the store cannot be written"),
             }
+        }
+        if let Err(error) = escrow::watch::look(&inner).await {
+            warn!(%error, "the escrows' deadlines could not be looked at; trying again");
         }
         if let Err(error) = governance::refresh(&inner).await {
             warn!(%error, "the contract's policy could not be read; trying again");

@@ -52,6 +52,10 @@ pub struct PaymentView {
     /// Why it was denied, failed, or waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// The escrow it funds; without one it goes to the payee at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub escrow: Option<B256>,
     /// The transaction that holds it, once signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

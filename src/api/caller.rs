@@ -14,6 +14,7 @@ use super::{ApiConfig, problem::Refused, webhooks::DeliveryQuery};
 use crate::{
     auth::{self, AuthError, idempotency_key},
     engine::{Accepted, Engine, NonceClaim},
+    escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
     payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
     refusal::{Code, Refusal},
     view::{
@@ -151,6 +152,14 @@ impl Agent {
         self.arrived.json(Code::InvalidPayment)
     }
 
+    pub(super) fn escrow_request(&self) -> Result<EscrowRequest, Refusal> {
+        self.arrived.json(Code::InvalidPayment)
+    }
+
+    pub(super) fn action_request(&self) -> Result<ActionRequest, Refusal> {
+        self.arrived.json(Code::InvalidRequest)
+    }
+
     /// Reads `Idempotency-Key`. Repeats are joined by a comma, and so refused.
     pub(super) fn idempotency_key(&self) -> Result<String, Refusal> {
         let missing = |detail: String| {
@@ -177,6 +186,41 @@ impl Agent {
             Ok(accepted) => Ok(accepted),
             Err(refusal) => Err(replayed(&engine, &key_id, self.arrived.uri.path(), refusal).await),
         }
+    }
+
+    pub(super) async fn open_escrow(
+        self,
+        key: String,
+        request: EscrowRequest,
+    ) -> Result<(Opened, bool), Refusal> {
+        let (engine, key_id) = (self.engine, self.claim.key_id.clone());
+        match engine.open_escrow(self.id, self.claim, key, request).await {
+            Ok(opened) => Ok(opened),
+            Err(refusal) => Err(replayed(&engine, &key_id, self.arrived.uri.path(), refusal).await),
+        }
+    }
+
+    pub(super) async fn escrow(self, id: B256) -> Result<EscrowView, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.escrow(Some(&agent), id).await
+    }
+
+    pub(super) async fn escrows(
+        self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<EscrowPage, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.escrows(Some(&agent), cursor, limit).await
+    }
+
+    pub(super) async fn escrow_act(
+        self,
+        id: B256,
+        request: ActionRequest,
+    ) -> Result<EscrowView, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.escrow_act(agent, id, request).await
     }
 
     /// Refuses what cannot be read, on the record.
@@ -308,6 +352,42 @@ impl Operator {
         limit: u32,
     ) -> Result<PaymentPage, Refusal> {
         self.engine.payments(agent, state, cursor, limit).await
+    }
+
+    pub(super) async fn escrow(self, id: B256) -> Result<EscrowView, Refusal> {
+        self.engine.escrow(None, id).await
+    }
+
+    pub(super) async fn escrows(
+        self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<EscrowPage, Refusal> {
+        self.engine.escrows(None, cursor, limit).await
+    }
+
+    pub(super) async fn escrow_hand_in(
+        self,
+        id: B256,
+        request: ActionRequest,
+    ) -> Result<EscrowView, Refusal> {
+        self.engine.escrow_hand_in(self.address, id, request).await
+    }
+
+    pub(super) async fn escrow_approvals(self) -> Result<Vec<StepApprovalView>, Refusal> {
+        self.engine.escrow_approvals().await
+    }
+
+    pub(super) async fn escrow_approval(self, id: &str) -> Result<StepApprovalView, Refusal> {
+        self.engine.escrow_approval(id).await
+    }
+
+    pub(super) async fn approve_escrow(
+        self,
+        id: String,
+        body: SignatureBody,
+    ) -> Result<StepApprovalView, Refusal> {
+        self.engine.approve_escrow(id, body).await
     }
 
     pub(super) async fn agents(self) -> Result<Vec<AgentView>, Refusal> {

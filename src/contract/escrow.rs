@@ -121,17 +121,20 @@ pub fn payouts_hash(payouts: &[Payout]) -> B256 {
     if payouts.is_empty() { B256::ZERO } else { keccak256(payouts.to_vec().abi_encode()) }
 }
 
-/// Cuts a captured total (base units): what each payout has of it, and what the payee has.
+/// Cuts a captured total (base units), as `Split.sol` does: one payout after the other takes its part
+/// of what those before it left, the payee has the last rest.
 #[must_use]
 pub fn split(payouts: &[Payout], total: u64) -> (Vec<u64>, u64) {
-    let mut left = total;
+    let (mut left, mut whole) = (total, WHOLE_BPS);
     let shares = payouts
         .iter()
         .map(|payout| {
-            let share = u128::from(total) * u128::from(payout.bps) / u128::from(WHOLE_BPS);
-            let share = u64::try_from(share).unwrap_or(left).min(left);
-            left -= share;
-            share
+            let part = u128::from(left) * u128::from(payout.bps);
+            let part = part.checked_div(u128::from(whole)).unwrap_or(0);
+            let part = u64::try_from(part).unwrap_or(left).min(left);
+            left -= part;
+            whole = whole.saturating_sub(payout.bps);
+            part
         })
         .collect();
     (shares, left)

@@ -116,7 +116,7 @@ async fn signed(store: &Store) -> Result<Signed, StoreError> {
             Ok(Manifest::Approved { agent, nonce, .. }) => {
                 found.insert((agent, nonce), (id, None));
             }
-            Ok(Manifest::Proposal { .. } | Manifest::Tighten { .. }) => {}
+            Ok(Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. }) => {}
             Err(error) => return Err(StoreError::corrupt("tx.manifest", error)),
         }
     }

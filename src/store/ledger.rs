@@ -22,6 +22,8 @@ pub struct Posting {
     pub transfers: Usdc,
     /// How many those are.
     pub count: u64,
+    /// Of them, what escrows paid it.
+    pub released: Usdc,
 }
 
 const RESERVE: Many = Many {
@@ -68,7 +70,9 @@ impl Store {
     pub async fn postings(&self) -> Result<Vec<Posting>, StoreError> {
         let rows = sqlx::query(
             "SELECT b.account, b.credits_pending, b.credits_posted,
-                    CAST(COALESCE(SUM(t.amount), 0) AS BIGINT), CAST(COUNT(t.amount) AS BIGINT)
+                    CAST(COALESCE(SUM(t.amount), 0) AS BIGINT), CAST(COUNT(t.amount) AS BIGINT),
+                    CAST(COALESCE(SUM(CASE WHEN t.debit <> 'wallet' THEN t.amount ELSE 0 END), 0)
+                      AS BIGINT)
              FROM ledger_balance b
              LEFT JOIN ledger_transfer t ON t.credit = b.account AND t.state = 'posted'
              WHERE b.account LIKE 'payee:%'
@@ -89,6 +93,7 @@ impl Store {
                     posted: amount(row.try_get(2)?)?,
                     transfers: amount(row.try_get(3)?)?,
                     count: count.unsigned_abs(),
+                    released: amount(row.try_get(5)?)?,
                 })
             })
             .collect()
@@ -164,6 +169,35 @@ impl Tx {
         self.end_transfers(payments, "voided", Transfer::void, now_ms).await
     }
 
+    /// Books money that the chain has moved already, under the log that says so.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a log is booked once.
+    pub async fn book_moved(
+        &mut self,
+        id: &str,
+        (debit, credit): (Account, Account),
+        amount: Usdc,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        let fault = |error| StoreError::corrupt("ledger_transfer", error);
+        let (mut transfer, reserved) = Transfer::reserve(debit, credit, amount).map_err(fault)?;
+        self.shift(&reserved)?;
+        self.shift(&transfer.post().map_err(fault)?)?;
+        sqlx::query(
+            "INSERT INTO ledger_transfer (payment_id, debit, credit, amount, state, at_ms)
+             VALUES ($1, $2, $3, $4, 'posted', $5)",
+        )
+        .bind(id)
+        .bind(transfer.debit.to_string())
+        .bind(transfer.credit.to_string())
+        .bind(amount.as_i64())
+        .bind(now_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     async fn end_transfers(
         &mut self,
         payments: &[PaymentRow],
@@ -229,7 +263,8 @@ impl Tx {
 
 /// The transfer of a payment as it is when it is reserved, and what that changes.
 fn transfer(payment: &PaymentRow) -> Result<(Transfer, [Change; 2]), StoreError> {
-    Transfer::reserve(Account::Wallet, Account::Payee(payment.payee), payment.amount)
+    let credit = payment.escrow.map_or(Account::Payee(payment.payee), Account::Escrow);
+    Transfer::reserve(Account::Wallet, credit, payment.amount)
         .map_err(|error| StoreError::corrupt("ledger_transfer", error))
 }
 

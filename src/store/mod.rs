@@ -9,6 +9,7 @@ mod audit;
 #[cfg(test)]
 mod bulk_tests;
 mod delivery;
+mod escrow;
 mod event;
 mod finding;
 mod ledger;
@@ -36,6 +37,7 @@ pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     audit::AuditNote,
     delivery::{DeliveryFilter, Due, EndpointRow, Fate, Replay, Subscriber},
+    escrow::{ActionRow, EscrowRow, StepRow},
     event::Event,
     finding::{Finding, FindingKind},
     ledger::Posting,

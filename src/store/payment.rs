@@ -44,6 +44,8 @@ pub struct PaymentRow {
     pub policy_version: u64,
     /// Why it was denied, skipped, failed or waits.
     pub refusal: Option<Refusal>,
+    /// The escrow it funds; else it goes to the payee at once.
+    pub escrow: Option<B256>,
     /// The transaction that carries it.
     pub tx_id: Option<String>,
     /// Its place in that transaction, see [`ItemRef`].
@@ -129,7 +131,8 @@ macro_rules! select {
         concat!(
             "SELECT id, agent_id, idempotency_key, fingerprint, payee, payee_label, amount, reason, ",
             "context, context_hash, state, overrides, policy_version, refusal, tx_id, item_index, ",
-            "tries, not_before_ms, expires_ms, tx_hash, block, block_time_s, created_ms, updated_ms ",
+            "tries, not_before_ms, expires_ms, tx_hash, block, block_time_s, created_ms, updated_ms, ",
+            "escrow_id ",
             "FROM ",
             $from,
             $rest
@@ -169,9 +172,9 @@ const TAKEN: Many = Many {
 const INSERT: Many = Many {
     head: "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
              amount, reason, context, context_hash, invoice, state, overrides, policy_version,
-             refusal, not_before_ms, expires_ms, created_ms, updated_ms)",
+             refusal, not_before_ms, expires_ms, created_ms, updated_ms, escrow_id)",
     shared: 0,
-    columns: 19,
+    columns: 20,
     tail: "",
 };
 
@@ -183,11 +186,17 @@ pub(super) fn narrow<T: TryFrom<i64>>(column: &'static str, value: i64) -> Resul
     T::try_from(value).map_err(|_| StoreError::corrupt(column, value))
 }
 
-fn json<T: serde::de::DeserializeOwned>(column: &'static str, text: &str) -> Result<T, StoreError> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(
+    column: &'static str,
+    text: &str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::corrupt(column, text))
 }
 
-fn to_json<T: serde::Serialize>(column: &'static str, value: &T) -> Result<String, StoreError> {
+pub(super) fn to_json<T: serde::Serialize>(
+    column: &'static str,
+    value: &T,
+) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::corrupt(column, error))
 }
 
@@ -223,6 +232,7 @@ fn read(row: &AnyRow) -> Result<PaymentRow, StoreError> {
         block_time_s: maybe_int(21)?.map(|n| unsigned("payment.block_time_s", n)).transpose()?,
         created_ms: int(22)?,
         updated_ms: int(23)?,
+        escrow: maybe(24)?.map(|text| parse("payment.escrow_id", &text)).transpose()?,
     })
 }
 
@@ -527,7 +537,8 @@ impl Tx {
                     .bind(payment.not_before_ms)
                     .bind(payment.expires_ms)
                     .bind(payment.created_ms)
-                    .bind(payment.updated_ms);
+                    .bind(payment.updated_ms)
+                    .bind(payment.escrow.map(|id| id.to_string()));
             }
             insert.execute(&mut *self.inner).await?;
         }

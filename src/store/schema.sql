@@ -31,6 +31,7 @@ CREATE TABLE payment (
   overrides       BIGINT NOT NULL,
   policy_version  BIGINT NOT NULL,
   refusal         TEXT,
+  escrow_id       TEXT,
   tx_id           TEXT,
   item_index      BIGINT,
   tries           BIGINT NOT NULL DEFAULT 0,
@@ -63,6 +64,7 @@ CREATE TABLE tx (
   kind       TEXT NOT NULL,
   sender     TEXT NOT NULL,
   nonce      BIGINT NOT NULL,
+  target     TEXT NOT NULL,
   calldata   TEXT NOT NULL,
   gas        BIGINT NOT NULL,
   manifest   TEXT NOT NULL,
@@ -118,6 +120,7 @@ CREATE TABLE signature (
   PRIMARY KEY (digest, signer)
 );
 
+-- What an escrow moves later stands under the log that moved it: `<transaction>:<log>:<part>`.
 CREATE TABLE ledger_transfer (
   payment_id TEXT PRIMARY KEY,
   debit      TEXT NOT NULL,
@@ -133,6 +136,70 @@ CREATE TABLE ledger_balance (
   credits_pending BIGINT NOT NULL,
   credits_posted  BIGINT NOT NULL
 );
+
+-- One milestone of a job: money that waits in WorkEscrow. `payment_id` funds it. From `funded` on, the
+-- state is what the contract's final logs say.
+CREATE TABLE escrow (
+  id          TEXT PRIMARY KEY,
+  payment_id  TEXT NOT NULL UNIQUE,
+  job_id      TEXT NOT NULL,
+  milestone   BIGINT NOT NULL,
+  milestones  BIGINT NOT NULL,
+  agent_id    TEXT NOT NULL,
+  payee       TEXT NOT NULL,
+  title       TEXT,
+  job         TEXT NOT NULL,
+  terms       TEXT NOT NULL,
+  payouts     TEXT NOT NULL,
+  state       TEXT NOT NULL,
+  captured    BIGINT NOT NULL,
+  refunded    BIGINT NOT NULL,
+  returned    BIGINT NOT NULL,
+  since_s     BIGINT,
+  warned_s    BIGINT,
+  created_ms  BIGINT NOT NULL,
+  updated_ms  BIGINT NOT NULL
+);
+CREATE INDEX escrow_by_job ON escrow (job_id, milestone);
+CREATE INDEX escrow_by_agent ON escrow (agent_id, payment_id);
+CREATE INDEX escrow_by_payee ON escrow (payee, payment_id);
+CREATE INDEX escrow_live ON escrow (state) WHERE state IN ('funded', 'submitted', 'disputed');
+
+-- What was asked of an escrow, and the transaction that carries it. The same thing is under way once.
+CREATE TABLE escrow_action (
+  id          TEXT PRIMARY KEY,
+  escrow_id   TEXT NOT NULL,
+  kind        TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  actor       TEXT NOT NULL,
+  detail      TEXT NOT NULL,
+  state       TEXT NOT NULL,
+  digest      TEXT,
+  deadline_s  BIGINT,
+  refusal     TEXT,
+  tx_id       TEXT,
+  tx_hash     TEXT,
+  created_ms  BIGINT NOT NULL,
+  updated_ms  BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX escrow_action_once ON escrow_action (escrow_id, fingerprint)
+  WHERE state <> 'failed';
+CREATE INDEX escrow_action_waiting ON escrow_action (created_ms) WHERE state = 'awaiting_approval';
+
+-- What the contract's final logs tell of an escrow.
+CREATE TABLE escrow_step (
+  id         TEXT PRIMARY KEY,
+  escrow_id  TEXT NOT NULL,
+  kind       TEXT NOT NULL,
+  party      TEXT,
+  amount     BIGINT,
+  hash       TEXT,
+  tx_hash    TEXT NOT NULL,
+  block      BIGINT NOT NULL,
+  log_index  BIGINT NOT NULL,
+  at_s       BIGINT NOT NULL
+);
+CREATE INDEX escrow_step_by_escrow ON escrow_step (escrow_id, block, log_index);
 
 CREATE TABLE audit_entry (
   seq        BIGINT PRIMARY KEY,

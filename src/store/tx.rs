@@ -21,11 +21,22 @@ pub enum TxKind {
     Submit,
     /// `execute`.
     Execute,
+    /// `openEscrow`.
+    Opening,
+    /// A step of an escrow, by the wallet or by WorkEscrow itself.
+    Escrow,
 }
 
 impl TxKind {
-    const ALL: [Self; 5] =
-        [Self::Batch, Self::Approved, Self::Tighten, Self::Submit, Self::Execute];
+    const ALL: [Self; 7] = [
+        Self::Batch,
+        Self::Approved,
+        Self::Tighten,
+        Self::Submit,
+        Self::Execute,
+        Self::Opening,
+        Self::Escrow,
+    ];
 
     /// Returns the stored name.
     #[must_use]
@@ -36,6 +47,8 @@ impl TxKind {
             Self::Tighten => "tighten",
             Self::Submit => "submit",
             Self::Execute => "execute",
+            Self::Opening => "opening",
+            Self::Escrow => "escrow",
         }
     }
 }
@@ -51,7 +64,9 @@ pub struct TxRow {
     pub sender: Address,
     /// The relayer's account nonce.
     pub nonce: u64,
-    /// The call to the wallet.
+    /// The contract it calls.
+    pub target: Address,
+    /// The call.
     pub calldata: Bytes,
     /// Gas limit.
     pub gas: u64,
@@ -99,11 +114,12 @@ fn read_tx(row: &AnyRow) -> Result<TxRow, StoreError> {
             .ok_or_else(|| StoreError::corrupt("tx.kind", &kind))?,
         sender: parse("tx.sender", &row.try_get::<String, _>(2)?)?,
         nonce: unsigned("tx.nonce", row.try_get(3)?)?,
-        calldata: parse("tx.calldata", &row.try_get::<String, _>(4)?)?,
-        gas: unsigned("tx.gas", row.try_get(5)?)?,
-        manifest: row.try_get(6)?,
-        block: row.try_get::<Option<i64>, _>(7)?.map(|n| unsigned("tx.block", n)).transpose()?,
-        created_ms: row.try_get(8)?,
+        target: parse("tx.target", &row.try_get::<String, _>(4)?)?,
+        calldata: parse("tx.calldata", &row.try_get::<String, _>(5)?)?,
+        gas: unsigned("tx.gas", row.try_get(6)?)?,
+        manifest: row.try_get(7)?,
+        block: row.try_get::<Option<i64>, _>(8)?.map(|n| unsigned("tx.block", n)).transpose()?,
+        created_ms: row.try_get(9)?,
     })
 }
 
@@ -125,7 +141,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn open_txs(&self) -> Result<Vec<OpenTx>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, kind, sender, nonce, calldata, gas, manifest, block, created_ms
+            "SELECT id, kind, sender, nonce, target, calldata, gas, manifest, block, created_ms
              FROM tx WHERE state <> 'final' ORDER BY sender, nonce",
         )
         .fetch_all(&self.readers)
@@ -204,13 +220,15 @@ impl Tx {
     /// [`StoreError`]; [`StoreError::is_duplicate`] if the sender's nonce is taken.
     pub async fn insert_tx(&mut self, tx: &TxRow, attempt: &AttemptRow) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO tx (id, kind, sender, nonce, calldata, gas, manifest, state, created_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', $8)",
+            "INSERT INTO tx (id, kind, sender, nonce, target, calldata, gas, manifest, state,
+               created_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'open', $9)",
         )
         .bind(&tx.id)
         .bind(tx.kind.as_str())
         .bind(tx.sender.to_string())
         .bind(tx.nonce.cast_signed())
+        .bind(tx.target.to_string())
         .bind(tx.calldata.to_string())
         .bind(tx.gas.cast_signed())
         .bind(&tx.manifest)

@@ -14,14 +14,14 @@ use tracing::{debug, warn};
 use super::{BatchRef, Manifest, Outgoing, prepare};
 use crate::{
     audit::{Draft, EventKind},
-    contract::{self, Batch, IPolicyWallet, PayBatch},
+    contract::{self, Batch, IPolicyWallet, PayBatch, escrow::IEscrowPayer},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
-    intake::approval_message,
+    intake::Message,
     payment::{AgentId, Event},
     policy::Facts,
     refusal::{Code, Refusal},
-    store::{ItemRef, PaymentRow, TxKind},
+    store::{EscrowRow, ItemRef, PaymentRow, TxKind},
 };
 
 /// Gas of a `payBatch` call beside its items: intrinsic, words, event. Unused gas is returned.
@@ -33,6 +33,8 @@ const GAS_BATCH: u64 = 90_000;
 const GAS_ITEM: u64 = 65_000;
 /// Gas of `payApproved` with its quorum; passkeys without a precompile need most of it.
 const GAS_APPROVED: u64 = 300_000;
+/// Gas of `openEscrow` beside that of a payment: the escrow's own word, its logs, the allowance.
+const GAS_OPENING: u64 = 300_000;
 /// Gas for each operator's signature beside it.
 const GAS_SIGNATURE: u64 = 400_000;
 
@@ -80,14 +82,14 @@ pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
     let limit = inner.config.submit.batch_items;
     let rows = inner.store.payments_queued(now_ms, limit).await?;
     let Some(first) = rows.first() else { return Ok(false) };
-    // Approved payments have a door of their own: one at a time, in their turn.
-    if first.overrides != 0 {
+    // Approved payments and escrows have doors of their own: one at a time, in their turn.
+    if first.has_own_door() {
         let [payment, ..] =
             <[PaymentRow; 1]>::try_from(rows.into_iter().take(1).collect::<Vec<_>>())
                 .map_err(|_| EngineError::Encode("an empty batch".into()))?;
         return approved(inner, sender, payment, now_ms).await;
     }
-    let rows: Vec<_> = rows.into_iter().filter(|row| row.overrides == 0).collect();
+    let rows: Vec<_> = rows.into_iter().filter(|row| !row.has_own_door()).collect();
     batch(inner, sender, rows, now_ms).await
 }
 
@@ -195,8 +197,13 @@ async fn batch(
         let count: usize = by_agent.values().map(|(_, _, rows)| rows.len()).sum();
         let gas = GAS_BASE + GAS_BATCH * batches.len() as u64 + GAS_ITEM * count as u64;
         let calldata = IPolicyWallet::payBatchCall { batches }.abi_encode().into();
-        let call =
-            Outgoing { kind: TxKind::Batch, calldata, gas, manifest: Manifest::Batches(refs) };
+        let call = Outgoing {
+            kind: TxKind::Batch,
+            target: inner.config.chain.wallet,
+            calldata,
+            gas,
+            manifest: Manifest::Batches(refs),
+        };
         let made = prepare(inner, &mut store, sender, call).await?;
         let mut signed = Vec::with_capacity(count);
         for (position, (_, _, rows)) in by_agent.into_values().enumerate() {
@@ -279,7 +286,9 @@ async fn approved(
         let chain = book.agents.get(&payment.agent).and_then(|agent| agent.chain);
         (book.threshold, chain.map_or(0, |chain| chain.version))
     };
-    if version != approval.policy_version && !left {
+    // Within its limits an escrow is judged by today's policy, on chain.
+    let needs = if payment.overrides == 0 { 0 } else { threshold };
+    if needs != 0 && version != approval.policy_version && !left {
         let why = Refusal::new(
             Code::Conflict,
             format!(
@@ -297,10 +306,10 @@ async fn approved(
         let book = inner.book();
         all.into_iter()
             .filter(|row| book.operators.contains(&row.signer))
-            .take(usize::try_from(threshold).unwrap_or(usize::MAX))
+            .take(usize::try_from(needs).unwrap_or(usize::MAX))
             .collect()
     };
-    if (signatures.len() as u64) < threshold && !left {
+    if (signatures.len() as u64) < needs && !left {
         let why = Refusal::new(
             Code::Conflict,
             "an operator who approved it is no operator any more: the quorum is incomplete",
@@ -308,8 +317,10 @@ async fn approved(
         .hint("ask again under a new Idempotency-Key");
         return never(inner, payment, why, now_ms).await;
     }
-    let message = approval_message(&payment, agent, approval.nonce, approval.deadline_s);
-    let digest = contract::digest(&message, &inner.domain);
+    let escrow = inner.escrow_of(&payment).await?;
+    let message =
+        Message::new(&payment, escrow.as_ref(), agent, approval.nonce, approval.deadline_s);
+    let digest = message.digest(&inner.domain);
     if digest != approval.digest {
         let why = Refusal::new(Code::Internal, "the payment differs from what was approved");
         return never(inner, payment, why, now_ms).await;
@@ -317,21 +328,31 @@ async fn approved(
     let (r, vs) = inner.compact(&inner.keys.agent(key_index)?.sign_hash_sync(&digest)?);
     let quorum = signatures.iter().map(|row| (row.signer, row.signature)).collect::<Vec<_>>();
     let gas = GAS_APPROVED + GAS_SIGNATURE * quorum.len() as u64;
-    let calldata = IPolicyWallet::payApprovedCall {
-        agent,
-        to: message.to,
-        amount: message.amount,
-        nonce: message.nonce,
-        deadline: message.deadline,
-        context: message.context,
-        overrides: message.overrides,
-        policyVersion: message.policyVersion,
-        r,
-        vs,
-        quorum: contract::encode_quorum(quorum),
-    }
-    .abi_encode()
-    .into();
+    let quorum = contract::encode_quorum(quorum);
+    let payouts = escrow.map(|escrow| escrow.payouts).unwrap_or_default();
+    let (kind, gas, calldata) = match message {
+        Message::Payment(message) => {
+            let call = IPolicyWallet::payApprovedCall {
+                agent,
+                to: message.to,
+                amount: message.amount,
+                nonce: message.nonce,
+                deadline: message.deadline,
+                context: message.context,
+                overrides: message.overrides,
+                policyVersion: message.policyVersion,
+                r,
+                vs,
+                quorum,
+            };
+            (TxKind::Approved, gas, call.abi_encode())
+        }
+        Message::Escrow(opening) => {
+            let gas = gas + GAS_OPENING + GAS_ITEM * payouts.len() as u64;
+            let call = IEscrowPayer::openEscrowCall { opening, payouts, r, vs, quorum };
+            (TxKind::Opening, gas, call.abi_encode())
+        }
+    };
     let manifest = Manifest::Approved {
         payment: payment.id,
         agent,
@@ -339,7 +360,8 @@ async fn approved(
         deadline_s: approval.deadline_s,
     };
     let mut store = inner.store.begin().await?;
-    let call = Outgoing { kind: TxKind::Approved, calldata, gas, manifest };
+    let target = inner.config.chain.wallet;
+    let call = Outgoing { kind, target, calldata: calldata.into(), gas, manifest };
     let open = prepare(inner, &mut store, sender, call).await?;
     payment.tx_id = Some(open.tx.id.clone());
     payment.item = Some(ItemRef { batch: 0, item: 0 });
@@ -349,7 +371,7 @@ async fn approved(
     }
     let draft = Draft::new(EventKind::PaymentSigned, "daemon").tx(&open.tx.id).data(json!({
         "payments": [payment.id], "sender": open.tx.sender, "nonce": open.tx.nonce,
-        "hash": payment.tx_hash, "kind": "approved",
+        "hash": payment.tx_hash, "kind": kind.as_str(),
         "approved_by": signatures.iter().map(|row| row.signer).collect::<Vec<_>>(),
     }));
     store.append_audit(&[draft], now_ms).await?;
@@ -405,6 +427,25 @@ impl Inner {
             book.void(&payment.agent, &facts(payment));
             self.metrics.failed.inc();
         }
+    }
+}
+
+impl PaymentRow {
+    /// Has it a call of its own, under a signature that was made once?
+    pub(super) const fn has_own_door(&self) -> bool {
+        self.overrides != 0 || self.escrow.is_some()
+    }
+}
+
+impl Inner {
+    /// Reads the escrow that a payment funds.
+    pub(crate) async fn escrow_of(
+        &self,
+        payment: &PaymentRow,
+    ) -> Result<Option<EscrowRow>, EngineError> {
+        let Some(id) = payment.escrow else { return Ok(None) };
+        let missing = || EngineError::Encode(format!("escrow {id} is not in the store"));
+        Ok(Some(self.store.escrow(id).await?.ok_or_else(missing)?))
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     audit::{Draft, EventKind},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
-    governance,
+    escrow, governance,
     money::Usdc,
     outcome::SendClass,
     payment::{Event, FundsMoved, State},
@@ -100,7 +100,14 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
         Some(last) => governance::follow(inner, last.height()).await,
         None => Ok(()),
     };
-    receipts(inner, head, last).await?;
+    let booked = receipts(inner, head, last).await;
+    // After the payments: an escrow's money is booked in before it is booked out.
+    let escrows = match (&booked, &last) {
+        (Ok(()), Some(last)) => escrow::follow::follow(inner, last.height()).await,
+        _ => Ok(()),
+    };
+    booked?;
+    escrows?;
     policy?;
     *seen = Some(head);
     Ok(())
@@ -320,6 +327,7 @@ async fn finish(
     }
 
     let ready = governance::still_waits(inner, &manifest, mined.receipt).await?;
+    let why = escrow::act::why(inner, open, &manifest, mined.receipt, block).await;
     crash::at(Point::FinishRead);
     let now_ms = inner.clock.now_ms();
     let mut store = inner.store.begin().await?;
@@ -359,11 +367,16 @@ async fn finish(
         (Some(receipt), _) if ended => {
             changed =
                 governance::finished(&mut store, &manifest, receipt, ready, &mut drafts).await?;
+            if let Manifest::Escrow { action } = &manifest {
+                escrow::act::finished(&mut store, action, receipt, why, now_ms, &mut drafts)
+                    .await?;
+            }
         }
-        // The contract takes an operator's call once: it can be sent again.
-        (None, Manifest::Proposal { .. } | Manifest::Tighten { .. }) => {
+        // The contracts take an operator's call, or an escrow's step, once: it can be sent again.
+        (None, Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. }) => {
             let call = Outgoing {
                 kind: open.tx.kind,
+                target: open.tx.target,
                 calldata: open.tx.calldata.clone(),
                 gas: open.tx.gas,
                 manifest: manifest.clone(),
@@ -471,37 +484,41 @@ async fn fates(
     let here =
         Place { hash: mined.hash, block: mined.block.height(), time_s: mined.block.time_s() };
     let mut fates = Fates { list: Vec::new(), here, reasons: Vec::new() };
-    let signed: Vec<Signed> =
-        match manifest {
-            Manifest::Batches(batches) => batches
-                .iter()
-                .map(|batch| Signed {
-                    agent: batch.agent,
-                    nonce: batch.nonce,
-                    deadline_s: batch.deadline_s,
-                    context: batch.context,
-                    since: batch.since,
-                    approved: false,
-                })
-                .collect(),
-            Manifest::Approved { payment, agent, nonce, deadline_s } => {
-                let context =
-                    inner.store.payment(*payment).await?.map(|row| row.context_hash).ok_or_else(
-                        || EngineError::Encode(format!("{payment} is not in the store")),
-                    )?;
-                // It may have left in an earlier transaction: the search starts at the wallet's birth.
-                let since = inner.config.chain.from_block;
-                vec![Signed {
-                    agent: *agent,
-                    nonce: *nonce,
-                    deadline_s: *deadline_s,
-                    context,
-                    since,
-                    approved: true,
-                }]
-            }
-            Manifest::Proposal { .. } | Manifest::Tighten { .. } => return Ok(fates),
-        };
+    let signed: Vec<Signed> = match manifest {
+        Manifest::Batches(batches) => batches
+            .iter()
+            .map(|batch| Signed {
+                agent: batch.agent,
+                nonce: batch.nonce,
+                deadline_s: batch.deadline_s,
+                context: batch.context,
+                since: batch.since,
+                approved: false,
+                escrow: None,
+            })
+            .collect(),
+        Manifest::Approved { payment, agent, nonce, deadline_s } => {
+            let row = inner
+                .store
+                .payment(*payment)
+                .await?
+                .ok_or_else(|| EngineError::Encode(format!("{payment} is not in the store")))?;
+            // It may have left in an earlier transaction: the search starts at the wallet's birth.
+            let since = inner.config.chain.from_block;
+            vec![Signed {
+                agent: *agent,
+                nonce: *nonce,
+                deadline_s: *deadline_s,
+                context: row.context_hash,
+                since,
+                approved: true,
+                escrow: row.escrow,
+            }]
+        }
+        Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. } => {
+            return Ok(fates);
+        }
+    };
     let logs = mined
         .receipt
         .map(|receipt| outcome::batches(wallet, receipt.inner.logs()))
@@ -561,9 +578,10 @@ fn unexplained() -> Outcome {
 /// and what is told; that nothing was paid is known from the nonce.
 async fn reverted(inner: &Inner, open: &OpenTx, block: &Head) -> Result<Outcome, EngineError> {
     let at = block.height().saturating_sub(1);
-    let wallet = inner.config.chain.wallet;
-    let answer =
-        inner.rpc.eth_call(wallet, Some(open.tx.sender), &open.tx.calldata, At::Number(at)).await;
+    let answer = inner
+        .rpc
+        .eth_call(open.tx.target, Some(open.tx.sender), &open.tx.calldata, At::Number(at))
+        .await;
     Ok(match answer {
         Err(RpcError::Refused { data, message, .. }) => {
             match outcome::revert_reason(data.as_deref()) {
@@ -642,8 +660,8 @@ async fn unpaid(
         Outcome::Never(why) | Outcome::Dead(why) => {
             give_up(store, payment, why, now_ms, drafts).await?;
         }
-        // What is approved is tried until its deadline, which alone ends it.
-        Outcome::Again(why) if payment.tries + 1 >= TRIES && payment.overrides == 0 => {
+        // What is signed once is tried until its deadline, which alone ends it.
+        Outcome::Again(why) if payment.tries + 1 >= TRIES && !payment.has_own_door() => {
             give_up(store, payment, why, now_ms, drafts).await?;
         }
         Outcome::Again(why) => {

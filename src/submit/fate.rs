@@ -33,8 +33,10 @@ pub(super) struct Signed {
     pub context: B256,
     /// A block from before it left.
     pub since: u64,
-    /// By `payApproved`, not `payBatch`.
+    /// By `payApproved` or `openEscrow`, not `payBatch`.
     pub approved: bool,
+    /// The escrow that `openEscrow` was to open.
+    pub escrow: Option<B256>,
 }
 
 /// Where a payment was really paid: our transaction, or another that carried the same signature.
@@ -94,7 +96,7 @@ fn ran(
 ) -> Result<Option<BatchLogs>, EngineError> {
     let (wallet, logs) = (inner.config.chain.wallet, receipt.inner.logs());
     let found = if signed.approved {
-        outcome::approved(wallet, logs, signed.agent, signed.nonce)
+        outcome::approved(wallet, logs, signed.agent, signed.nonce, signed.escrow)
             .map(|context| BatchLogs { ran: Some((1, context)), ..BatchLogs::default() })
     } else {
         outcome::batches(wallet, logs).remove(&(signed.agent, signed.nonce))
@@ -118,17 +120,14 @@ async fn elsewhere(inner: &Inner, signed: &Signed, last: &Head) -> Result<Fate, 
     let mut to = last.height();
     loop {
         let from = to.saturating_sub(LOG_SPAN - 1).max(signed.since);
-        let logs = inner
-            .rpc
-            .logs_of(
-                wallet,
-                from,
-                to,
-                &outcome::nonce_topics(),
-                signed.agent.into_word(),
-                B256::from(signed.nonce),
-            )
-            .await?;
+        let agent = signed.agent.into_word();
+        let of = |topics: Vec<B256>, third: B256| async move {
+            inner.rpc.logs_of(wallet, from, to, &topics, agent, third).await
+        };
+        let mut logs = of(outcome::nonce_topics().to_vec(), B256::from(signed.nonce)).await?;
+        if let Some(escrow) = signed.escrow {
+            logs.append(&mut of(vec![outcome::opened_topic()], escrow).await?);
+        }
         if let Some(log) = logs.first() {
             if outcome::is_voided(log) {
                 return Ok(Fate::Voided);

@@ -30,6 +30,7 @@ use crate::{
     fees::Fees,
     outcome::SendClass,
     payment::{AgentId, PaymentId},
+    refusal::{Code, Refusal},
     rpc::At,
     store::{AttemptRow, OpenTx, TxKind, TxRow},
 };
@@ -40,12 +41,14 @@ use crate::{
 pub(crate) enum Manifest {
     /// `payBatch`: the batches in order; payments know their place.
     Batches(Vec<BatchRef>),
-    /// `payApproved`.
+    /// `payApproved`, or `openEscrow` of a payment that funds an escrow.
     Approved { payment: PaymentId, agent: Address, nonce: U256, deadline_s: u64 },
     /// `submit` or `execute` of a proposal.
     Proposal { id: B256 },
     /// `tightenWithSignature`.
     Tighten { change: Bytes, signer: Address },
+    /// A step of an escrow, by its action's id.
+    Escrow { action: String },
 }
 
 /// One agent's batch in a `payBatch` call.
@@ -180,7 +183,7 @@ pub(crate) fn sign(
         gas_limit: tx.gas,
         max_fee_per_gas: fees.max_fee,
         max_priority_fee_per_gas: fees.tip,
-        to: To::Call(inner.config.chain.wallet),
+        to: To::Call(tx.target),
         value: U256::ZERO,
         access_list: Default::default(),
         input: tx.calldata.clone(),
@@ -197,9 +200,10 @@ pub(crate) fn sign(
     })
 }
 
-/// A call to the wallet, before it has a sender.
+/// A call, before it has a sender.
 pub(crate) struct Outgoing {
     pub kind: TxKind,
+    pub target: Address,
     pub calldata: Bytes,
     pub gas: u64,
     pub manifest: Manifest,
@@ -220,6 +224,7 @@ pub(crate) async fn prepare(
         kind: call.kind,
         sender,
         nonce,
+        target: call.target,
         calldata: call.calldata,
         gas: call.gas,
         manifest: serde_json::to_string(&call.manifest)
@@ -230,6 +235,30 @@ pub(crate) async fn prepare(
     let attempt = sign(inner, &signer, &tx, inner.first_fees())?;
     store.insert_tx(&tx, &attempt).await?;
     Ok(OpenTx { tx, attempts: vec![attempt] })
+}
+
+/// The same for what is never held up by payments in flight: an operator's change, an escrow's step.
+/// It takes the least busy sender, and one without gas money only if there is no other.
+pub(crate) async fn relay(
+    inner: &Inner,
+    store: &mut crate::store::Tx,
+    call: Outgoing,
+) -> Result<OpenTx, Refusal> {
+    if !inner.may_sign() {
+        return Err(Refusal::new(
+            Code::Unavailable,
+            "the node is on another chain: nothing is signed",
+        )
+        .hint("correct chain.rpc, or ask whoever runs the node"));
+    }
+    let relayers = inner.relayer_addresses();
+    let funded: Vec<_> =
+        relayers.iter().copied().filter(|sender| !inner.flights.is_broke(*sender)).collect();
+    let sender = inner
+        .flights
+        .freest(if funded.is_empty() { &relayers } else { &funded }, u32::MAX)
+        .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
+    prepare(inner, store, sender, call).await.map_err(|error| Refusal::from(&error))
 }
 
 impl Inner {

@@ -9,7 +9,10 @@ use alloy::{
 };
 
 use crate::{
-    contract::IPolicyWallet::{self, IPolicyWalletErrors as Errors, IPolicyWalletEvents as Events},
+    contract::{
+        IPolicyWallet::{self, IPolicyWalletErrors as Errors, IPolicyWalletEvents as Events},
+        escrow::{IEscrowPayer, IWorkEscrow},
+    },
     money::Usdc,
     refusal::{Code, Refusal},
 };
@@ -92,22 +95,26 @@ pub(super) fn batches<'a>(
     found
 }
 
-/// Reads `payApproved`'s logs: the context that was paid under this agent and nonce.
+/// Reads the log of `payApproved`, or of the opening of `escrow`: the context that was paid under this
+/// agent and nonce.
 pub(super) fn approved<'a>(
     wallet: Address,
     logs: impl IntoIterator<Item = &'a Log>,
     agent: Address,
     nonce: U256,
+    escrow: Option<B256>,
 ) -> Option<B256> {
-    logs.into_iter().filter(|log| log.address() == wallet).find_map(|log| match Events::decode_log(
-        &log.inner,
-    )
-    .map(|log| log.data)
-    {
-        Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
-            Some(event.context)
+    logs.into_iter().filter(|log| log.address() == wallet).find_map(|log| {
+        if let Some(escrow) = escrow {
+            let event = IEscrowPayer::EscrowOpened::decode_log(&log.inner).ok()?;
+            return (event.agent == agent && event.escrowId == escrow).then_some(event.context);
         }
-        _ => None,
+        match Events::decode_log(&log.inner).map(|log| log.data) {
+            Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
+                Some(event.context)
+            }
+            _ => None,
+        }
     })
 }
 
@@ -146,7 +153,29 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
             "the policy changed after the operators approved it",
         ));
     }
+    let dead: &[([u8; 4], &str, &str)] = &[
+        (IWorkEscrow::TooLate::SELECTOR, "escrow.terms", "its deadline for delivery has passed"),
+        (IWorkEscrow::InvalidTerms::SELECTOR, "escrow.terms", "the terms do not hold any more"),
+        (IWorkEscrow::ZeroAmount::SELECTOR, "escrow.terms", "there is no amount"),
+        (IWorkEscrow::AlreadyAuthorized::SELECTOR, "escrow.terms", "it was opened before"),
+        (
+            IEscrowPayer::NotEscrowOwner::SELECTOR,
+            "escrow.terms",
+            "another wallet or agent is meant",
+        ),
+    ];
+    for (known, rule, words) in dead {
+        if is(*known) {
+            return Outcome::Dead(refusal(Code::Conflict, rule, words));
+        }
+    }
     let again: &[([u8; 4], Code, &str, &str)] = &[
+        (
+            IWorkEscrow::TokenCollectionFailed::SELECTOR,
+            Code::Unavailable,
+            "usdc",
+            "USDC refused the transfer (paused, a blocked address, or too little money)",
+        ),
         (
             IPolicyWallet::DayCapExceeded::SELECTOR,
             Code::DayCapExceeded,
@@ -273,6 +302,11 @@ pub(super) fn nonce_topics() -> [B256; 3] {
         IPolicyWallet::Approved::SIGNATURE_HASH,
         IPolicyWallet::NonceCancelled::SIGNATURE_HASH,
     ]
+}
+
+/// First topic of the event that names an agent and the escrow that it opened.
+pub(super) const fn opened_topic() -> B256 {
+    IEscrowPayer::EscrowOpened::SIGNATURE_HASH
 }
 
 /// Does the log say that the nonce was voided?
