@@ -717,7 +717,7 @@ pub(crate) enum Message {
     /// A payment past its limits.
     Payment(ApprovedPayment),
     /// An escrow, within its limits or past them.
-    Escrow(EscrowOpening),
+    Escrow(Box<EscrowOpening>),
 }
 
 impl Message {
@@ -732,7 +732,7 @@ impl Message {
         let (deadline, overrides) = (U256::from(deadline_s), U256::from(payment.overrides));
         let (context, version) = (payment.context_hash, U256::from(payment.policy_version));
         match escrow {
-            Some(escrow) => Self::Escrow(EscrowOpening {
+            Some(escrow) => Self::Escrow(Box::new(EscrowOpening {
                 agent,
                 nonce,
                 deadline,
@@ -740,7 +740,7 @@ impl Message {
                 overrides,
                 policyVersion: version,
                 terms: escrow.terms.clone(),
-            }),
+            })),
             None => Self::Payment(ApprovedPayment {
                 agent,
                 to: payment.payee,
@@ -757,7 +757,7 @@ impl Message {
     pub(crate) fn digest(&self, domain: &Eip712Domain) -> B256 {
         match self {
             Self::Payment(message) => contract::digest(message, domain),
-            Self::Escrow(message) => contract::digest(message, domain),
+            Self::Escrow(message) => contract::digest(message.as_ref(), domain),
         }
     }
 
@@ -767,7 +767,7 @@ impl Message {
     ) -> Result<serde_json::Value, contract::TypedDataError> {
         match self {
             Self::Payment(message) => contract::typed_data(message, domain),
-            Self::Escrow(message) => contract::typed_data(message, domain),
+            Self::Escrow(message) => contract::typed_data(message.as_ref(), domain),
         }
     }
 }

@@ -95,12 +95,10 @@ pub(crate) async fn check(
         let terms = terms(&opening.draft, own, 0, inner.now_s());
         let call = IWorkEscrow::checkTermsCall { terms, payouts: opening.draft.payouts.clone() };
         let data = call.abi_encode().into();
-        match inner.rpc.eth_call(place.address, None, &data, inner.newest()).await {
-            Err(RpcError::Refused { data, message, .. }) => {
-                let at = format!("milestones[{}]", opening.milestone - 1);
-                return Err(refused(&at, data.as_deref(), message));
-            }
-            Ok(_) | Err(_) => {}
+        let answer = inner.rpc.eth_call(place.address, None, &data, inner.newest()).await;
+        if let Err(RpcError::Refused { data, message, .. }) = answer {
+            let at = format!("milestones[{}]", opening.milestone - 1);
+            return Err(refused(&at, data.as_deref(), message));
         }
     }
     Ok(())

@@ -53,7 +53,6 @@ pub struct EscrowRequest {
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
     /// The description itself (at most 16 KiB), or the SHA-256 of one kept elsewhere.
-    #[serde(flatten)]
     pub content: Content,
     /// Where it can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,7 +313,7 @@ impl EscrowRequest {
     /// Reads what is about the work; the payee and the texts are read as a payment's are. Whether
     /// the contract takes such terms, the contract says.
     pub(crate) fn job(&self, book: &Book, payer: Address, payee: Address) -> Result<Job, Refusal> {
-        let (hash, text) = self.job.content.read("job")?;
+        let (hash, text) = self.job.content.read("job.content")?;
         check_url(self.job.url.as_deref(), "job.url")?;
         if !(1..=MILESTONES).contains(&self.milestones.len()) {
             return Err(invalid("milestones", format!("a job has 1 to {MILESTONES}")));

@@ -349,7 +349,7 @@ async fn approved(
         }
         Message::Escrow(opening) => {
             let gas = gas + GAS_OPENING + GAS_ITEM * payouts.len() as u64;
-            let call = IEscrowPayer::openEscrowCall { opening, payouts, r, vs, quorum };
+            let call = IEscrowPayer::openEscrowCall { opening: *opening, payouts, r, vs, quorum };
             (TxKind::Opening, gas, call.abi_encode())
         }
     };
