@@ -28,6 +28,7 @@ fn row(state: State) -> PaymentRow {
         overrides: 0,
         policy_version: 1,
         refusal: None,
+        escrow: None,
         tx_id: None,
         item: None,
         tries: 0,
