@@ -220,6 +220,9 @@ impl Inner {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
         self.metrics.head.set(head.height().cast_signed());
         self.metrics.rpc_calls.set(self.rpc.calls().cast_signed());
+        self.metrics
+            .waiting_for_fee
+            .set(i64::try_from(self.flights.at_ceiling()).unwrap_or(i64::MAX));
         self.metrics.in_flight.set(i64::try_from(self.flights.len()).unwrap_or(i64::MAX));
     }
 
@@ -269,6 +272,15 @@ impl Inner {
 
     pub(crate) fn relayer_addresses(&self) -> Vec<Address> {
         self.relayers.iter().map(PrivateKeySigner::address).collect()
+    }
+
+    /// Picks the least busy relayer with less than `in_flight` transactions on their way; one without
+    /// gas money only if there is no other.
+    pub(crate) fn sender(&self, in_flight: u32) -> Option<Address> {
+        let all = self.relayer_addresses();
+        let funded: Vec<_> =
+            all.iter().copied().filter(|sender| !self.flights.is_broke(*sender)).collect();
+        self.flights.freest(if funded.is_empty() { &all } else { &funded }, in_flight)
     }
 
     pub(crate) fn relayer(&self, sender: Address) -> Result<PrivateKeySigner, EngineError> {

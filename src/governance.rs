@@ -160,7 +160,9 @@ async fn landed(
         })
         .collect();
     let hashes: Vec<B256> = orders.iter().map(|(_, hash)| *hash).collect();
-    for ((id, _), receipt) in orders.into_iter().zip(inner.rpc.receipts(&hashes).await?) {
+    for ((id, _), receipt) in
+        orders.into_iter().zip(inner.rpc.receipts(inner.height(), &hashes).await?)
+    {
         if let Some((block, index)) =
             receipt.and_then(|receipt| Some((receipt.block_number?, receipt.transaction_index?)))
         {

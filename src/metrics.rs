@@ -69,7 +69,7 @@ pub struct Metrics {
     /// Sends, by the node's answer.
     pub sends: Family<AnswerLabel, Counter>,
     /// Looks at a transaction whose fees are at the ceiling.
-    pub waiting_for_fee: Counter,
+    pub waiting_for_fee: Gauge,
     /// Notes for the audit log dropped under a flood.
     pub notes_dropped: Counter,
     /// Calls to nodes.
@@ -108,7 +108,7 @@ impl Default for Metrics {
             failed: Counter::default(),
             gas_used: Counter::default(),
             sends: Family::default(),
-            waiting_for_fee: Counter::default(),
+            waiting_for_fee: Gauge::default(),
             notes_dropped: Counter::default(),
             rpc_calls: Gauge::default(),
             backlog: Gauge::default(),
@@ -133,7 +133,7 @@ impl Default for Metrics {
             registry.register("sends", "Sends, by the node's answer", all.sends.clone());
             registry.register(
                 "waiting_for_fee",
-                "Looks at a transaction whose fees are at the ceiling",
+                "Transactions whose fees are at the ceiling, and too low",
                 all.waiting_for_fee.clone(),
             );
             registry.register(

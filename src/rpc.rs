@@ -24,6 +24,8 @@ const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
 const DATA_LIMIT: usize = 64 * 1024;
 /// Calls in one HTTP request.
 const BATCH_LIMIT: usize = 100;
+/// How often something is asked that a node which is not behind must know.
+const TRIES: usize = 4;
 /// Receipts in one HTTP request: of a hundred payments each, they stay far below the longest answer.
 const RECEIPTS_LIMIT: usize = 20;
 
@@ -310,9 +312,15 @@ impl Rpc {
         }
     }
 
-    /// Turns to the next endpoint, because this one is behind.
+    /// Turns to the next endpoint, because this one is behind; nothing else is wrong with it.
     pub fn turn(&self) {
-        self.leave(self.current.load(Ordering::Relaxed));
+        self.turn_from(self.current.load(Ordering::Relaxed));
+    }
+
+    fn turn_from(&self, index: usize) {
+        let next = (index + 1) % self.endpoints.len().max(1);
+        // Whoever failed at the same time has turned already.
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Turns to the endpoint after this one; this one is checked again when its turn comes.
@@ -320,9 +328,7 @@ impl Rpc {
         if let Some(endpoint) = self.endpoints.get(index) {
             endpoint.checked.store(false, Ordering::Relaxed);
         }
-        let next = (index + 1) % self.endpoints.len().max(1);
-        // Whoever failed at the same time has turned already.
-        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.turn_from(index);
     }
 
     /// Sends to one endpoint, and lets `read` make something of the answer. The next call goes to
@@ -391,34 +397,51 @@ impl Rpc {
         self.post(method, turns, body, |bytes| decode(method, read(method, bytes)?)).await
     }
 
+    /// Makes different calls of one node in one request, at most [`BATCH_LIMIT`]; answers in order.
+    async fn at_once<T>(
+        &self,
+        calls: &[(&'static str, &Value)],
+        read_all: impl FnOnce(Vec<Answer>) -> Result<T, RpcError>,
+    ) -> Result<T, RpcError> {
+        let method = calls.last().map_or("", |(method, _)| *method);
+        self.calls.fetch_add(calls.len() as u64, Ordering::Relaxed);
+        let body: Vec<_> = calls
+            .iter()
+            .enumerate()
+            .map(|(id, (method, params))| Call { jsonrpc: "2.0", id, method, params })
+            .collect();
+        let body = serde_json::to_string(&body).map_err(|e| RpcError::unknown(method, e))?;
+        self.post(method, 0, body, |bytes| {
+            let Answers(list) = read(method, bytes)?;
+            let mut slots: Vec<Option<Answer>> = calls.iter().map(|_| None).collect();
+            for answer in list {
+                if let Some(slot) = answer.id.and_then(|id| slots.get_mut(id)) {
+                    *slot = Some(answer);
+                }
+            }
+            let missing = || RpcError::unknown(method, "left out of the batch");
+            read_all(
+                slots.into_iter().map(|slot| slot.ok_or_else(missing)).collect::<Result<_, _>>()?,
+            )
+        })
+        .await
+    }
+
     /// Makes two different calls of one node in one request.
     async fn both<A: DeserializeOwned, B: DeserializeOwned>(
         &self,
-        (first, first_params): (&'static str, Value),
-        (second, second_params): (&'static str, Value),
-        check: impl FnOnce(&A, &B) -> Result<(), RpcError>,
+        first: (&'static str, &Value),
+        second: (&'static str, &Value),
+        check: impl FnOnce(&A) -> Result<(), RpcError>,
     ) -> Result<(A, B), RpcError> {
-        self.calls.fetch_add(2, Ordering::Relaxed);
-        let calls = [
-            Call { jsonrpc: "2.0", id: 0, method: first, params: &first_params },
-            Call { jsonrpc: "2.0", id: 1, method: second, params: &second_params },
-        ];
-        let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(second, e))?;
-        self.post(second, 0, body, |bytes| {
-            let Answers(list) = read(second, bytes)?;
-            let (mut one, mut two) = (None, None);
-            for answer in list {
-                match answer.id {
-                    Some(0) => one = Some(answer),
-                    Some(1) => two = Some(answer),
-                    _ => {}
-                }
-            }
-            let missing = |method| RpcError::unknown(method, "left out of the batch");
-            let one = decode(first, one.ok_or_else(|| missing(first))?)?;
-            let two = decode(second, two.ok_or_else(|| missing(second))?)?;
-            check(&one, &two)?;
-            Ok((one, two))
+        self.at_once(&[first, second], |answers| {
+            let mut answers = answers.into_iter();
+            let mut next = |method| {
+                answers.next().ok_or_else(|| RpcError::unknown(method, "left out of the batch"))
+            };
+            let one = decode(first.0, next(first.0)?)?;
+            check(&one)?;
+            Ok((one, decode(second.0, next(second.0)?)?))
         })
         .await
     }
@@ -426,45 +449,28 @@ impl Rpc {
     /// Calls one method many times in as few requests as the limits allow; answers in order.
     ///
     /// # Errors
-    /// [`RpcError::Unknown`] if a request as a whole has no usable answer. Single refusals stand
-    /// in the list.
+    /// [`RpcError::Unknown`] if any answer is missing or unusable. Single refusals stand in the list.
     pub async fn batch<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &[Value],
     ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
-        self.batch_by(BATCH_LIMIT, method, params).await
-    }
-
-    async fn batch_by<T: DeserializeOwned>(
-        &self,
-        limit: usize,
-        method: &'static str,
-        params: &[Value],
-    ) -> Result<Vec<Result<T, RpcError>>, RpcError> {
         let mut answers = Vec::with_capacity(params.len());
-        for chunk in params.chunks(limit) {
-            self.calls.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            let calls: Vec<_> = chunk
-                .iter()
-                .enumerate()
-                .map(|(id, params)| Call { jsonrpc: "2.0", id, method, params })
-                .collect();
-            let body = serde_json::to_string(&calls).map_err(|e| RpcError::unknown(method, e))?;
-            let Answers(list) = self.post(method, 0, body, |bytes| read(method, bytes)).await?;
-            let mut slots: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
-            for answer in list {
-                if let Some(slot) = answer.id.and_then(|id| slots.get_mut(id)) {
-                    *slot = Some(answer);
-                }
-            }
-            answers.extend(slots.into_iter().map(|slot| match slot {
-                Some(answer) => decode(method, answer),
-                None => Err(RpcError::unknown(method, "left out of the batch")),
-            }));
-            if answers.iter().any(|one| matches!(one, Err(RpcError::Unknown { .. }))) {
-                self.leave(self.current.load(Ordering::Relaxed));
-            }
+        for chunk in params.chunks(BATCH_LIMIT) {
+            let calls: Vec<_> = chunk.iter().map(|params| (method, params)).collect();
+            let list = self
+                .at_once(&calls, |list| {
+                    let mut list: Vec<Result<T, RpcError>> =
+                        list.into_iter().map(|answer| decode(method, answer)).collect();
+                    // Who babbles once is left.
+                    let is_babble = |one: &_| matches!(one, Err(RpcError::Unknown { .. }));
+                    match list.iter().position(is_babble) {
+                        Some(at) => list.swap_remove(at).map(|_| Vec::new()),
+                        None => Ok(list),
+                    }
+                })
+                .await?;
+            answers.extend(list);
         }
         Ok(answers)
     }
@@ -484,9 +490,9 @@ impl Rpc {
     pub async fn latest(&self) -> Result<Head, RpcError> {
         let (_, head): (U64, _) = self
             .both(
-                ("eth_chainId", json!([])),
-                ("eth_getBlockByNumber", json!(["latest", false])),
-                |chain_id, _| self.is_ours(*chain_id),
+                ("eth_chainId", &json!([])),
+                ("eth_getBlockByNumber", &json!(["latest", false])),
+                |chain_id| self.is_ours(*chain_id),
             )
             .await?;
         Ok(head)
@@ -502,17 +508,66 @@ impl Rpc {
         self.batch("eth_getBlockByNumber", &params).await?.into_iter().collect()
     }
 
-    /// Asks for receipts; `None` proves nothing.
+    /// Asks for heads by number, again and of another node if one is missing up to `newest`, which is
+    /// known to be there.
+    ///
+    /// # Errors
+    /// [`RpcError`] if any answer is missing.
+    pub async fn heads_up_to(
+        &self,
+        newest: u64,
+        numbers: &[u64],
+    ) -> Result<Vec<Option<Head>>, RpcError> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let heads = self.heads(numbers).await?;
+            let is_behind =
+                heads.iter().zip(numbers).any(|(head, n)| head.is_none() && *n <= newest);
+            if !is_behind || tries == 0 {
+                return Ok(heads);
+            }
+            self.turn();
+        }
+    }
+
+    /// Asks for receipts, of nodes that have block `newest`; `None` proves nothing.
     ///
     /// # Errors
     /// [`RpcError`] if any answer is missing.
     pub async fn receipts(
         &self,
+        newest: u64,
         hashes: &[B256],
     ) -> Result<Vec<Option<TransactionReceipt>>, RpcError> {
-        let params: Vec<Value> = hashes.iter().map(|hash| json!([hash])).collect();
-        let answers = self.batch_by(RECEIPTS_LIMIT, "eth_getTransactionReceipt", &params).await?;
-        answers.into_iter().collect()
+        const METHOD: &str = "eth_getTransactionReceipt";
+        let head = json!([format!("{newest:#x}"), false]);
+        let mut receipts = Vec::with_capacity(hashes.len());
+        for chunk in hashes.chunks(RECEIPTS_LIMIT) {
+            let params: Vec<Value> = chunk.iter().map(|hash| json!([hash])).collect();
+            let mut calls = vec![("eth_getBlockByNumber", &head)];
+            calls.extend(params.iter().map(|params| (METHOD, params)));
+            let mut tries = TRIES;
+            loop {
+                tries -= 1;
+                let (head, list) = self
+                    .at_once(&calls, |answers| {
+                        let mut answers = answers.into_iter();
+                        let head = answers.next().map(|head| decode(METHOD, head)).transpose()?;
+                        let list = answers.map(|answer| decode(METHOD, answer));
+                        Ok((head.flatten(), list.collect::<Result<Vec<_>, _>>()?))
+                    })
+                    .await?;
+                // A node that is behind knows less than others: one that is not has its turn.
+                let has_it: Option<Head> = head;
+                if has_it.is_some() || tries == 0 {
+                    receipts.extend(list);
+                    break;
+                }
+                self.turn();
+            }
+        }
+        Ok(receipts)
     }
 
     /// Asks for an account's next nonce: a lower bound, as that node knows it.
@@ -521,7 +576,7 @@ impl Rpc {
     /// [`RpcError`].
     pub async fn transaction_count(&self, account: Address, at: At) -> Result<u64, RpcError> {
         let params = json!([account, at.param()]);
-        Ok(self.call::<U64>("eth_getTransactionCount", params).await?.to())
+        Ok(self.call_at::<U64>("eth_getTransactionCount", params, at).await?.to())
     }
 
     /// Asks for accounts' balances at the newest head, in wei and in order.
@@ -556,7 +611,29 @@ impl Rpc {
         if let Some(from) = from {
             call["from"] = json!(from);
         }
-        self.call("eth_call", json!([call, at.param()])).await
+        self.call_at("eth_call", json!([call, at.param()]), at).await
+    }
+
+    /// Calls one method about one block. A node that does not have that very block is left for the
+    /// next: behind one address, too, there may be many.
+    async fn call_at<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Value,
+        at: At,
+    ) -> Result<T, RpcError> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            match self.call(method, params.clone()).await {
+                Err(RpcError::Refused { data: None, .. })
+                    if tries > 0 && matches!(at, At::Block(_)) =>
+                {
+                    self.turn();
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Makes many calls of one block's state in few requests; answers in order.
@@ -565,7 +642,16 @@ impl Rpc {
     /// [`RpcError`] if any answer is missing, or is a revert.
     pub async fn eth_calls(&self, calls: Vec<Value>, at: At) -> Result<Vec<Bytes>, RpcError> {
         let params: Vec<Value> = calls.into_iter().map(|call| json!([call, at.param()])).collect();
-        self.batch("eth_call", &params).await?.into_iter().collect()
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let answers: Result<Vec<Bytes>, RpcError> =
+                self.batch("eth_call", &params).await?.into_iter().collect();
+            match answers {
+                Err(RpcError::Refused { data: None, .. }) if tries > 0 => self.turn(),
+                answers => return answers,
+            }
+        }
     }
 
     /// Asks for a contract's logs in a span of blocks with any of the given first topics.
@@ -594,17 +680,17 @@ impl Rpc {
     /// # Errors
     /// [`RpcError`].
     pub(crate) async fn logs_by(&self, filter: Value, to: u64) -> Result<Vec<Log>, RpcError> {
-        let (_, logs) = self
-            .both(
-                ("eth_getBlockByNumber", json!([format!("{to:#x}"), false])),
-                ("eth_getLogs", filter),
-                |last: &Option<Head>, _| match last {
-                    Some(_) => Ok(()),
-                    None => Err(RpcError::unknown("eth_getLogs", format!("no block {to} yet"))),
-                },
-            )
-            .await?;
-        Ok(logs)
+        let last = json!([format!("{to:#x}"), false]);
+        for _ in 0..TRIES {
+            let (last, logs): (Option<Head>, _) = self
+                .both(("eth_getBlockByNumber", &last), ("eth_getLogs", &filter), |_| Ok(()))
+                .await?;
+            if last.is_some() {
+                return Ok(logs);
+            }
+            self.turn();
+        }
+        Err(RpcError::unknown("eth_getLogs", format!("the node has no block {to}")))
     }
 
     /// Asks for a contract's logs with any of the given first topics and exactly the next two.

@@ -222,7 +222,8 @@ async fn check(
         return Err(chain(step, format!("its quorum is {threshold}")));
     }
     let contract = IPolicyWallet::new(wallet, &node.provider);
-    let paid_into = IEscrowPayer::new(wallet, &node.provider).ESCROW().call().await.map_err(fail)?;
+    let paid_into =
+        IEscrowPayer::new(wallet, &node.provider).ESCROW().call().await.map_err(fail)?;
     let token = IWorkEscrow::new(paid_into, &node.provider).TOKEN().call().await.map_err(fail)?;
     if token != profile.usdc {
         return Err(chain(step, format!("its escrow {paid_into} holds another token")));

@@ -534,7 +534,8 @@ async fn absent(inner: &Inner, claims: &[&Claim]) -> Result<HashSet<PaymentId>, 
     hashes.dedup();
     let mut shown = HashMap::new();
     if !hashes.is_empty() {
-        for (hash, receipt) in hashes.iter().zip(inner.rpc.receipts(&hashes).await?) {
+        for (hash, receipt) in hashes.iter().zip(inner.rpc.receipts(inner.height(), &hashes).await?)
+        {
             let logs = receipt.as_ref().map_or(&[][..], |receipt| receipt.inner.logs());
             shown.insert(*hash, transfers_in(&inner.config.chain, logs));
         }

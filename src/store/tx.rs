@@ -172,6 +172,39 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Reads a sender's transactions from nonce `from` up to below `to`, at most 16 of them, final or
+    /// not: of each the newest attempt, by nonce.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn attempts_between(
+        &self,
+        sender: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<AttemptRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT a.hash, a.tx_id, a.raw, a.max_fee, a.tip, a.created_ms
+             FROM tx t CROSS JOIN attempt a WHERE a.tx_id = t.id
+               AND t.sender = $1 AND t.nonce >= $2 AND t.nonce < $3
+             ORDER BY t.nonce, a.created_ms",
+        )
+        .bind(sender.to_string())
+        .bind(from.cast_signed())
+        .bind(to.min(from.saturating_add(16)).cast_signed())
+        .fetch_all(&self.readers)
+        .await?;
+        let mut newest: Vec<AttemptRow> = Vec::new();
+        for row in &rows {
+            let attempt = read_attempt(row)?;
+            newest.pop_if(|last| last.tx_id == attempt.tx_id);
+            newest.push(attempt);
+        }
+        Ok(newest)
+    }
+}
+
 impl Tx {
     /// Takes the next number of a counter that starts at zero: a relayer's account nonce, or a
     /// signer's unordered nonce in the wallet.

@@ -71,8 +71,7 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 
 /// Assigns one transaction's worth. Answers whether there may be more.
 pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
-    let relayers = inner.relayer_addresses();
-    let Some(sender) = inner.flights.freest(&relayers, inner.config.submit.in_flight) else {
+    let Some(sender) = inner.sender(inner.config.submit.in_flight) else {
         return Ok(false);
     };
     if !inner.may_sign() {

@@ -22,8 +22,8 @@ use crate::{
     store::AttemptRow,
 };
 
-/// Milliseconds between two higher offers to a node that wants more: about a block.
-const BUMP_PAUSE_MS: i64 = 5_000;
+/// Seconds between two higher offers to a node that wants more, at most: about a block.
+const BUMP_PAUSE_S: u64 = 5;
 
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
@@ -107,7 +107,10 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         crash::at(Point::BumpCommitted);
         info!(tx = flight.open.tx.id, hash = %attempt.hash, "replaced with higher fees");
         flight.open.attempts.push(attempt.clone());
-        inner.flights.update(&flight.open.tx, |known| known.open.attempts.push(attempt));
+        inner.flights.update(&flight.open.tx, |known| {
+            known.at_ceiling = false;
+            known.open.attempts.push(attempt);
+        });
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
     let (answer, words) = hand_over(inner, attempt, flight.sends as usize).await;
@@ -123,6 +126,12 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         known.answer = Some(answer);
     });
     let has_it = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown));
+    let is_gap = answer == Err(SendClass::NonceTooHigh);
+    // A node that queues gaps does not say so: what it has and does not mine may wait behind one.
+    let (sender, nonce) = (flight.open.tx.sender, flight.open.tx.nonce);
+    if is_gap || (has_it && flight.sends > 0 && !inner.flights.is_behind(sender, nonce)) {
+        heal(inner, &flight).await?;
+    }
     if let Err(class) = answer
         && !has_it
         && class != SendClass::NonceTooLow
@@ -142,6 +151,29 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
             store.append_audit(&[draft], now_ms).await?;
         }
         store.commit().await?;
+    }
+    Ok(())
+}
+
+/// Sees to it that the nonces below are used: by what is on its way, else by what was final and
+/// fell out of the chain deeper than anybody thought.
+async fn heal(inner: &Inner, flight: &Flight) -> Result<(), EngineError> {
+    let (sender, nonce) = (flight.open.tx.sender, flight.open.tx.nonce);
+    if inner.flights.resend_below(sender, nonce) {
+        inner.signed.notify_one();
+        return Ok(());
+    }
+    // A node that cannot say has said nothing.
+    let Ok(next) = inner.rpc.transaction_count(sender, inner.newest()).await else {
+        return Ok(());
+    };
+    let missing = inner.store.attempts_between(sender, next, nonce).await?;
+    if next < nonce {
+        warn!(%sender, next, nonce, stored = missing.len(), "nonces are missing: sending them again");
+    }
+    for attempt in &missing {
+        let (answer, _) = hand_over(inner, attempt, flight.sends as usize).await;
+        inner.metrics.sends.get_or_create(&answer.into()).inc();
     }
     Ok(())
 }
@@ -175,8 +207,9 @@ fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, Eng
     let age_ms = inner.clock.now_ms() - last.created_ms;
     let ignored = matches!(answer, Ok(()) | Err(SendClass::AlreadyKnown))
         && age_ms >= crate::intake::seconds(inner.config.submit.replace_after_s);
-    let refused =
-        matches!(answer, Err(class) if class.wants_higher_fees()) && age_ms >= BUMP_PAUSE_MS;
+    let pause_s = inner.config.submit.replace_after_s.min(BUMP_PAUSE_S);
+    let refused = matches!(answer, Err(class) if class.wants_higher_fees())
+        && age_ms >= crate::intake::seconds(pause_s);
     if !(ignored || refused) {
         return Ok(None);
     }
@@ -187,7 +220,7 @@ fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, Eng
             Ok(Some(sign(inner, &signer, &flight.open.tx, fees)?))
         }
         Bump::Fees(_) | Bump::AtCeiling => {
-            inner.metrics.waiting_for_fee.inc();
+            inner.flights.update(&flight.open.tx, |known| known.at_ceiling = true);
             Ok(None)
         }
     }

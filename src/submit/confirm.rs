@@ -125,7 +125,7 @@ fn is_behind(inner: &Inner, head: &Head) -> bool {
     let first = since.is_none();
     let patient = now.saturating_sub(*since.get_or_insert(now)) < PATIENCE;
     if first {
-        warn!(head = head.height(), newest, "the node is behind: asking another one");
+        debug!(head = head.height(), newest, "the node is behind: asking another one");
     } else if !patient {
         warn!(head = head.height(), newest, "every node is behind: going on from there");
         *since = None;
@@ -137,7 +137,10 @@ fn is_behind(inner: &Inner, head: &Head) -> bool {
 async fn last_final(inner: &Inner, head: &Head) -> Result<Option<Head>, EngineError> {
     match (head.height() + 1).checked_sub(confirmations(inner)) {
         Some(number) if number == head.height() => Ok(Some(*head)),
-        Some(number) => Ok(inner.rpc.heads(&[number]).await?.into_iter().flatten().next()),
+        Some(number) => {
+            let heads = inner.rpc.heads_up_to(head.height(), &[number]).await?;
+            Ok(heads.into_iter().flatten().next())
+        }
         None => Ok(None),
     }
 }
@@ -158,7 +161,7 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
         .collect();
     let found: HashMap<B256, TransactionReceipt> = inner
         .rpc
-        .receipts(&hashes)
+        .receipts(head.height(), &hashes)
         .await?
         .into_iter()
         .flatten()
@@ -172,7 +175,7 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
     numbers.dedup();
     let blocks: HashMap<u64, Head> = inner
         .rpc
-        .heads(&numbers)
+        .heads_up_to(head.height(), &numbers)
         .await?
         .into_iter()
         .flatten()
@@ -257,6 +260,7 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, &Head)>) -> Resul
     inner.flights.update(&open.tx, |flight| {
         flight.open.tx.block = at.map(|(_, block)| block.height());
         flight.place = at.map(|(_, block)| block.hash);
+        flight.at_ceiling = false;
         flight.last_sent = None;
     });
     if at.is_none() {
@@ -287,6 +291,11 @@ async fn displaced(inner: &Inner, flight: &Flight, last: &Head) -> Result<(), En
     let tx = &flight.open.tx;
     let next = inner.rpc.transaction_count(tx.sender, last.into()).await?;
     if next <= tx.nonce {
+        return Ok(());
+    }
+    // Once more, now that somebody has seen it spent.
+    let ours: Vec<B256> = flight.open.attempts.iter().map(|attempt| attempt.hash).collect();
+    if inner.rpc.receipts(last.height(), &ours).await?.iter().any(Option::is_some) {
         return Ok(());
     }
     error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,

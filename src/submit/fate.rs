@@ -135,7 +135,7 @@ async fn elsewhere(inner: &Inner, signed: &Signed, last: &Head) -> Result<Fate, 
             let (Some(hash), Some(number)) = (log.transaction_hash, log.block_number) else {
                 return Err(hidden("a log without its transaction"));
             };
-            let receipt = inner.rpc.receipts(&[hash]).await?.into_iter().flatten().next();
+            let receipt = inner.rpc.receipts(number, &[hash]).await?.into_iter().flatten().next();
             let head = inner.rpc.heads(&[number]).await?.into_iter().flatten().next();
             let (Some(receipt), Some(head)) = (receipt, head) else {
                 return Err(hidden("the transaction of a log is not there"));

@@ -74,6 +74,8 @@ pub(crate) struct Flight {
     pub last_sent: Option<Duration>,
     /// The block it was last seen in.
     pub place: Option<B256>,
+    /// It would take higher fees than the ceiling allows: it waits for the base fee to fall.
+    pub at_ceiling: bool,
     pub sends: u32,
     /// Final, but something it carried can still run: it waits, and takes up no sender.
     pub waiting: bool,
@@ -83,7 +85,15 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) const fn new(open: OpenTx) -> Self {
-        Self { open, last_sent: None, place: None, sends: 0, waiting: false, answer: None }
+        Self {
+            open,
+            last_sent: None,
+            place: None,
+            at_ceiling: false,
+            sends: 0,
+            waiting: false,
+            answer: None,
+        }
     }
 }
 
@@ -125,6 +135,31 @@ impl Flights {
         let flights = self.lock();
         let mut own = flights.range((sender, 0)..=(sender, u64::MAX));
         own.any(|(_, flight)| flight.answer == Some(Err(SendClass::InsufficientFunds)))
+    }
+
+    /// Is there a transaction of the sender's before `nonce` that is in no block?
+    pub(crate) fn is_behind(&self, sender: Address, nonce: u64) -> bool {
+        let flights = self.lock();
+        let mut before = flights.range((sender, 0)..(sender, nonce));
+        before.any(|(_, flight)| flight.open.tx.block.is_none())
+    }
+
+    /// Makes those of the sender's transactions due that come before `nonce` and are in no block.
+    pub(crate) fn resend_below(&self, sender: Address, nonce: u64) -> bool {
+        let mut flights = self.lock();
+        let mut found = false;
+        for (_, flight) in flights.range_mut((sender, 0)..(sender, nonce)) {
+            if flight.open.tx.block.is_none() && !flight.waiting {
+                flight.last_sent = None;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Counts the transactions whose fees are at the ceiling, and too low.
+    pub(crate) fn at_ceiling(&self) -> usize {
+        self.lock().values().filter(|flight| flight.at_ceiling).count()
     }
 
     /// Picks the sender with the most room, if any has room.
@@ -244,19 +279,16 @@ pub(crate) async fn relay(
     store: &mut crate::store::Tx,
     call: Outgoing,
 ) -> Result<OpenTx, Refusal> {
-    if !inner.may_sign() {
+    // What tightens is signed all the same: it is good on the right chain only, and must not wait.
+    if call.kind != TxKind::Tighten && !inner.may_sign() {
         return Err(Refusal::new(
             Code::Unavailable,
             "the node is on another chain: nothing is signed",
         )
         .hint("correct chain.rpc, or ask whoever runs the node"));
     }
-    let relayers = inner.relayer_addresses();
-    let funded: Vec<_> =
-        relayers.iter().copied().filter(|sender| !inner.flights.is_broke(*sender)).collect();
     let sender = inner
-        .flights
-        .freest(if funded.is_empty() { &relayers } else { &funded }, u32::MAX)
+        .sender(u32::MAX)
         .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
     prepare(inner, store, sender, call).await.map_err(|error| Refusal::from(&error))
 }

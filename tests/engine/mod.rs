@@ -16,3 +16,4 @@ mod payments;
 mod replay;
 mod restart;
 mod usdc;
+mod wire;

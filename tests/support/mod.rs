@@ -12,7 +12,7 @@ pub use chain::Chain;
 pub use chain::Transfer;
 pub use daemon::Daemon;
 pub use postgres::Postgres;
-pub use proxy::Proxy;
+pub use proxy::{Fault, Proxy};
 pub use world::{Backend, Plan, RefusedWith, World, request};
 
 use std::time::{Duration, Instant};

@@ -31,7 +31,7 @@ use ed25519_dalek::SigningKey;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{Chain, Daemon, Postgres, tally::Tally, wait_for};
+use super::{Chain, Daemon, Postgres, Proxy, tally::Tally, wait_for};
 
 type Edit<T> = Box<dyn FnOnce(&mut T)>;
 
@@ -102,6 +102,19 @@ impl Plan {
         let mut world = self.without_daemon().await;
         world.restart().await;
         world
+    }
+
+    /// A world whose daemon asks the node through a proxy, and does not wait long for an answer.
+    pub async fn behind_a_proxy(self) -> (World, Proxy) {
+        let mut world = self.without_daemon().await;
+        let proxy = Proxy::start(&world.card.rpc).await;
+        let url = proxy.url();
+        world.configure(|config| {
+            config.chain.rpc = vec![url];
+            config.chain.timeout_ms = 500;
+        });
+        world.restart().await;
+        (world, proxy)
     }
 
     /// Everything but the daemon: [`World::restart`] starts it.
@@ -245,6 +258,11 @@ impl World {
         self.daemon = None;
         self.tally.add(|counts| counts.kills += 1);
         status.code()
+    }
+
+    /// The daemon's process.
+    pub const fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a daemon")
     }
 
     /// The configuration as the daemon reads it.
