@@ -75,12 +75,22 @@ async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
         None => info!("stopping"),
         Some(name) => error!(task = name, "a task ended: stopping rather than limping"),
     }
-    service.stop().await;
+    // Told twice, it ends at once: the next start takes up what was on its way.
+    tokio::select! {
+        () = service.stop() => {}
+        _ = terminate.recv() => return Err(hurried()),
+        _ = interrupt.recv() => return Err(hurried()),
+    }
     match ended {
         None => Ok(()),
         Some(name) => Err(CliError::new(Kind::Refused, format!("the {name} task ended"))
             .hint("look at the log; start the daemon again, nothing is lost")),
     }
+}
+
+fn hurried() -> CliError {
+    CliError::new(Kind::Refused, "told twice to end: ended at once")
+        .hint("nothing is lost; some callers had no answer and will ask again")
 }
 
 fn start_log(json: bool) {

@@ -476,7 +476,9 @@ impl Fates {
     /// Says why our transaction did not pay a payment.
     fn why(&self, payment: &PaymentRow) -> Option<Refusal> {
         match self.reasons.get(payment.item?.batch as usize)? {
-            Outcome::Again(why) | Outcome::Never(why) | Outcome::Dead(why) => Some(why.clone()),
+            Outcome::Again(why) | Outcome::Late(why) | Outcome::Never(why) | Outcome::Dead(why) => {
+                Some(why.clone())
+            }
             Outcome::Paid => None,
         }
     }
@@ -665,6 +667,8 @@ async fn unpaid(
     now_ms: i64,
     drafts: &mut Vec<Draft>,
 ) -> Result<(), EngineError> {
+    // Late is nobody's fault but the queue's; a payment with signatures of its own was out once.
+    let counts = !matches!(outcome, Outcome::Late(_)) || payment.has_own_door();
     match outcome {
         Outcome::Never(why) | Outcome::Dead(why) => {
             give_up(store, payment, why, now_ms, drafts).await?;
@@ -673,9 +677,9 @@ async fn unpaid(
         Outcome::Again(why) if payment.tries + 1 >= TRIES && !payment.has_own_door() => {
             give_up(store, payment, why, now_ms, drafts).await?;
         }
-        Outcome::Again(why) => {
+        Outcome::Again(why) | Outcome::Late(why) => {
             let reference = payment.tx_id.take().unwrap_or_default();
-            payment.tries += 1;
+            payment.tries += u32::from(counts);
             let pause = why.retry_after.unwrap_or(1 << payment.tries.min(6));
             payment.not_before_ms = now_ms + crate::intake::seconds(pause);
             payment.refusal = Some(why.clone());

@@ -24,6 +24,8 @@ pub(super) enum Outcome {
     Paid,
     /// It is not. It may be tried again.
     Again(Refusal),
+    /// It is not, because it came too late for its signature: tried again, as often as that happens.
+    Late(Refusal),
     /// It is not, and it is not tried again: only a change of policy could help.
     Never(Refusal),
     /// It is not, and its signature can never run, whatever changes.
@@ -34,7 +36,7 @@ impl Outcome {
     /// The same, but not to be tried again.
     pub(super) fn for_good(self) -> Self {
         match self {
-            Self::Again(why) => Self::Never(why),
+            Self::Again(why) | Self::Late(why) => Self::Never(why),
             other => other,
         }
     }
@@ -169,6 +171,13 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
             return Outcome::Dead(refusal(Code::Conflict, rule, words));
         }
     }
+    if is(IPolicyWallet::DeadlinePassed::SELECTOR) {
+        return Outcome::Late(refusal(
+            Code::Unavailable,
+            "deadline",
+            "it came too late for its signature",
+        ));
+    }
     let again: &[([u8; 4], Code, &str, &str)] = &[
         (
             IWorkEscrow::TokenCollectionFailed::SELECTOR,
@@ -211,12 +220,6 @@ pub(super) fn judge(reason: Reason, asked: Usdc) -> Outcome {
             Code::Unavailable,
             "batch",
             "its batch had too many payments",
-        ),
-        (
-            IPolicyWallet::DeadlinePassed::SELECTOR,
-            Code::Unavailable,
-            "deadline",
-            "it came too late for its signature",
         ),
         (
             IPolicyWallet::TransferFailed::SELECTOR,
@@ -312,4 +315,20 @@ pub(super) const fn opened_topic() -> B256 {
 /// Does the log say that the nonce was voided?
 pub(super) fn is_voided(log: &Log) -> bool {
     log.topic0() == Some(&IPolicyWallet::NonceCancelled::SIGNATURE_HASH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_too_late_is_no_failed_try() {
+        let judged = |selector| judge(Reason { selector, left: U256::ZERO }, Usdc::ZERO);
+        let late = judged(IPolicyWallet::DeadlinePassed::SELECTOR);
+        assert!(matches!(late, Outcome::Late(_)));
+        assert!(matches!(late.clone().while_live(), Outcome::Late(_)));
+        assert!(matches!(late.for_good(), Outcome::Never(_)));
+        assert!(matches!(judged(IPolicyWallet::TransferFailed::SELECTOR), Outcome::Again(_)));
+        assert!(matches!(judged(IPolicyWallet::PolicyVersionChanged::SELECTOR), Outcome::Dead(_)));
+    }
 }

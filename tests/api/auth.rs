@@ -24,9 +24,9 @@ async fn is_unauthenticated(raw: &Raw, world: &World, what: &str) -> String {
     problem.refusal.detail
 }
 
-/// Fault case 26: replayed, reordered, body swapped, expired. Each is a 401 and an audit entry.
+/// Replayed, reordered, body swapped, expired. Each is a 401 and an audit entry.
 #[tokio::test]
-async fn a_bent_or_repeated_request_is_refused_and_recorded() {
+async fn case_26_a_bent_or_repeated_request_is_refused_and_recorded() {
     let mut world = Plan::new().start().await;
     let mut said = Vec::new();
 

@@ -12,7 +12,7 @@ async fn by_hand(tables: &AnyPool, statements: &[impl AsRef<str>]) {
 }
 
 #[tokio::test]
-async fn every_kind_of_tampering_is_found_and_named() {
+async fn case_30_every_kind_of_tampering_is_found_and_named() {
     let mut world = Plan::new().start().await;
     for n in 0..4 {
         world.pay("atlas", "acme-data", &format!("{}", n + 1), &format!("audit-{n}")).await;

@@ -102,7 +102,7 @@ async fn case_06_killed_at_random_under_load() {
 }
 
 #[tokio::test]
-async fn told_to_end_under_load_it_ends_in_order_and_loses_nothing() {
+async fn case_29_told_to_end_under_load_it_ends_in_order_and_loses_nothing() {
     let mut world = Plan::new().start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let lanes = load(&world, &stop);
@@ -113,4 +113,28 @@ async fn told_to_end_under_load_it_ends_in_order_and_loses_nothing() {
     }
     stop.store(true, Ordering::Relaxed);
     promises_are_kept(&world, lanes).await;
+}
+
+#[tokio::test]
+async fn case_29_told_twice_with_a_thousand_in_flight() {
+    let mut world = Plan::new().automine().start().await;
+    world.chain.automine(false).await;
+    let mut asked = JoinSet::new();
+    for n in 0..1_000_u32 {
+        let (agent, payee) =
+            [("atlas", "acme-data"), ("borealis", "gpu-harbor"), ("dune", "devtools-co")]
+                [n as usize % 3];
+        let client = world.agent(agent);
+        let body = request(payee, &format!("0.{:04}", 1 + n));
+        asked.spawn(async move { insist(&client, &body, &format!("thousand-{n}")).await.id });
+    }
+    let promised = asked.join_all().await;
+    let on_their_way = world.payments().await.iter().filter(|row| !row.state.is_terminal()).count();
+    assert_eq!((promised.len(), on_their_way), (1_000, 1_000));
+    world.stop_twice().await;
+    world.restart().await;
+    world.chain.rpc("evm_setIntervalMining", serde_json::json!([1])).await;
+    world.judge().await;
+    let paid = world.payments().await.iter().filter(|row| row.state == State::Paid).count();
+    assert_eq!(paid, 1_000);
 }

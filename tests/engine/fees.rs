@@ -14,7 +14,7 @@ pub async fn base_fee(world: &World, gwei: u64) {
 }
 
 #[tokio::test]
-async fn a_risen_base_fee_is_followed_up_to_the_ceiling() {
+async fn case_13_a_risen_base_fee_is_followed_up_to_the_ceiling() {
     let plan = Plan::new().automine().config(|config| {
         config.submit.replace_after_s = 1;
         config.submit.fee_ceiling_gwei = 400;
@@ -53,7 +53,7 @@ async fn a_risen_base_fee_is_followed_up_to_the_ceiling() {
 }
 
 #[tokio::test]
-async fn a_relayer_without_gas_money_waits_for_a_top_up() {
+async fn case_20_a_relayer_without_gas_money_waits_for_a_top_up() {
     let world = Plan::new().config(|config| config.submit.relayers = 1).start().await;
     let relayer = world.card.relayers[0];
     world.chain.rpc("anvil_setBalance", json!([relayer, "0x0"])).await;

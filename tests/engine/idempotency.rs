@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::support::{Plan, RefusedWith, World, request};
 
 #[tokio::test]
-async fn one_key_is_one_payment_however_parallel() {
+async fn case_25_one_key_is_one_payment_however_parallel() {
     let world = Plan::new().start().await;
     let mut answers = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -32,7 +32,7 @@ async fn one_key_is_one_payment_however_parallel() {
 }
 
 #[tokio::test]
-async fn a_denial_is_a_result_and_a_rate_limit_is_none() {
+async fn case_25_a_denial_is_a_result_and_a_rate_limit_is_none() {
     let world = Plan::new().policy("ember", "day = \"200\"", "day = \"30\"").start().await;
     let ember = world.agent("ember");
     let dear = ember.submit(&request("acme-data", "21"), "dear").await;
@@ -58,7 +58,7 @@ async fn send(world: &World, headers: HeaderMap, body: Vec<u8>) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_signed_request_counts_once_and_needs_its_key() {
+async fn case_26_a_signed_request_counts_once_and_needs_its_key() {
     let world = Plan::new().start().await;
     let body = serde_json::to_vec(&request("acme-data", "2")).unwrap();
     let sign = |key: Option<&str>| {
@@ -91,7 +91,7 @@ async fn a_signed_request_counts_once_and_needs_its_key() {
 }
 
 #[tokio::test]
-async fn fifty_at_once_with_room_for_one() {
+async fn case_27_fifty_at_once_with_room_for_one() {
     let world = Plan::new().policy("borealis", "day = \"8000\"", "day = \"900\"").start().await;
     let mut answers = tokio::task::JoinSet::new();
     for n in 0..50 {

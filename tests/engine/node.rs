@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use alloy::{primitives::Bytes, sol_types::SolCall};
-use bursar::{contract::IPolicyWallet, payment::State};
+use bursar::{contract::IPolicyWallet, payment::State, refusal::Code};
 use serde_json::json;
 
-use crate::support::{Plan, Proxy, wait_for};
+use crate::support::{Plan, Proxy, RefusedWith as _, request, wait_for};
 
 /// Long enough for the daemon to look at a new head twice.
 async fn a_look() {
@@ -60,7 +60,7 @@ async fn somebody_else_relays_our_batch_first() {
 }
 
 #[tokio::test]
-async fn a_reorganisation_takes_a_payment_out_and_it_is_sent_again() {
+async fn case_14_a_reorganisation_takes_a_payment_out_and_it_is_sent_again() {
     let plan = Plan::new().automine().config(|config| config.chain.confirmations = 3);
     let world = plan.start().await;
     world.chain.automine(false).await;
@@ -97,7 +97,76 @@ async fn a_reorganisation_takes_a_payment_out_and_it_is_sent_again() {
 }
 
 #[tokio::test]
-async fn dropped_from_the_pool_the_same_bytes_go_out_again() {
+async fn case_14_six_blocks_fall_out() {
+    let world =
+        Plan::new().automine().config(|config| config.chain.confirmations = 8).start().await;
+    world.chain.automine(false).await;
+    let payment = world.pay("atlas", "acme-data", "5", "six").await;
+    let sent = world.until(&payment, State::Broadcast).await;
+    for _ in 0..6 {
+        world.chain.mine().await;
+        world.until(&payment, State::Included).await;
+    }
+    world.chain.rpc("anvil_reorg", json!([6, []])).await;
+    assert_eq!(world.chain.usdc_of(payment.payee).await, 0);
+    wait_for("the same bytes in the pool again", async || {
+        let pool = world.chain.pool_of(&world.card.relayers).await;
+        pool.iter().any(|(hash, _)| Some(*hash) == sent.transaction).then_some(())
+    })
+    .await;
+    for _ in 0..8 {
+        world.chain.mine().await;
+    }
+    assert_eq!(world.until(&payment, State::Paid).await.transaction, sent.transaction);
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn case_15_a_reservation_outlives_the_block_that_fell_out() {
+    let world = Plan::new()
+        .automine()
+        .config(|config| config.chain.confirmations = 4)
+        .policy("borealis", "day = \"8000\"", "day = \"900\"")
+        .start()
+        .await;
+    world.chain.automine(false).await;
+    let first = world.pay("borealis", "gpu-harbor", "500", "first").await;
+    world.until(&first, State::Broadcast).await;
+    world.chain.mine().await;
+    world.until(&first, State::Included).await;
+    world.chain.rpc("anvil_reorg", json!([1, []])).await;
+    world.until(&first, State::Broadcast).await;
+    let borealis = world.agent("borealis");
+    let more = borealis.submit(&request("gpu-harbor", "401"), "more").await;
+    assert_eq!(more.code(), Code::DayCapExceeded);
+    let rest = world.pay("borealis", "gpu-harbor", "400", "rest").await;
+    world.chain.rpc("evm_setIntervalMining", json!([1])).await;
+    world.until(&first, State::Paid).await;
+    world.until(&rest, State::Paid).await;
+    let more = borealis.submit(&request("gpu-harbor", "1"), "one-more").await;
+    assert_eq!(more.code(), Code::DayCapExceeded);
+    world.judge().await;
+}
+
+/// Deeper than finality: nothing promises anything then, but no sender may get stuck behind it.
+#[tokio::test]
+async fn a_final_block_that_falls_out_all_the_same_leaves_no_gap() {
+    let world = Plan::new().automine().config(|config| config.submit.relayers = 1).start().await;
+    let first = world.pay("atlas", "acme-data", "5", "final").await;
+    world.until(&first, State::Paid).await;
+    world.chain.automine(false).await;
+    world.chain.rpc("anvil_reorg", json!([1, []])).await;
+    assert_eq!(world.chain.nonce(world.card.relayers[0]).await, 0);
+    let second = world.pay("atlas", "acme-data", "6", "behind").await;
+    world.until(&second, State::Broadcast).await;
+    world.chain.rpc("evm_setIntervalMining", json!([1])).await;
+    world.until(&second, State::Paid).await;
+    assert_eq!(world.chain.nonce(world.card.relayers[0]).await, 2);
+    assert_eq!(world.chain.usdc_of(first.payee).await, 11_000_000);
+}
+
+#[tokio::test]
+async fn case_17_dropped_from_the_pool_the_same_bytes_go_out_again() {
     let world = Plan::new().automine().start().await;
     world.chain.automine(false).await;
     let payment = world.pay("atlas", "acme-data", "5", "dropped").await;

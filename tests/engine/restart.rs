@@ -115,7 +115,7 @@ async fn signatures_and_orders_outlive_the_daemon_that_took_them() {
 }
 
 #[tokio::test]
-async fn on_another_chain_it_does_not_start() {
+async fn case_19_on_another_chain_it_does_not_start() {
     let world = Plan::new().automine().without_daemon().await;
     world.configure(|config| config.chain.chain_id = 1);
     let (code, said) = world.bursar(&["serve"]);

@@ -1,6 +1,8 @@
 //! USDC says no: paused, a blocked payee, too little money. Nothing is booked that did not move.
 
+use alloy::primitives::Address;
 use bursar::{payment::State, view::PaymentView};
+use serde_json::json;
 
 use crate::support::{Plan, World, chain::owner, wait_for};
 
@@ -16,7 +18,7 @@ async fn skipped(world: &World, payment: &PaymentView) -> PaymentView {
 }
 
 #[tokio::test]
-async fn while_usdc_is_paused_payments_wait() {
+async fn case_21_while_usdc_is_paused_payments_wait() {
     let world = Plan::new().start().await;
     world.chain.own(owner::pauseCall {}).await;
     let payment = world.pay("atlas", "acme-data", "5", "paused").await;
@@ -31,7 +33,7 @@ async fn while_usdc_is_paused_payments_wait() {
 }
 
 #[tokio::test]
-async fn a_blocked_payee_fails_alone_and_frees_its_reservation() {
+async fn case_21_a_blocked_payee_fails_alone_and_frees_its_reservation() {
     let world = Plan::new()
         .config(|config| {
             config.payments.queue_ttl_s = 3;
@@ -51,6 +53,30 @@ async fn a_blocked_payee_fails_alone_and_frees_its_reservation() {
     assert_eq!(day.used, "6");
     // The end stands, though the payee could be paid again.
     world.chain.own(owner::unBlacklistCall { account }).await;
+    world.judge().await;
+}
+
+/// Code that answers `transfer` with false, and leaves everything else to the code at `other`.
+fn says_false(other: Address) -> String {
+    format!(
+        "0x365f5f375f3560e01c63a9059cbb14603b575f5f365f73{}5af43d5f5f3e6037573d5ffd5b3d5ff35b5f5f5260205ff3",
+        hex::encode(other)
+    )
+}
+
+#[tokio::test]
+async fn case_21_a_transfer_that_returns_false_is_not_paid() {
+    let world = Plan::new().start().await;
+    let (usdc, other) = (world.card.usdc, Address::repeat_byte(0x77));
+    let code = world.chain.rpc("eth_getCode", json!([usdc, "latest"])).await;
+    world.chain.rpc("anvil_setCode", json!([other, code])).await;
+    world.chain.rpc("anvil_setCode", json!([usdc, says_false(other)])).await;
+    let payment = world.pay("atlas", "acme-data", "5", "false").await;
+    let waits = skipped(&world, &payment).await;
+    assert!(waits.refusal.unwrap().detail.contains("USDC"));
+    assert_eq!(world.chain.usdc_of(payment.payee).await, 0);
+    world.chain.rpc("anvil_setCode", json!([usdc, code])).await;
+    world.until(&payment, State::Paid).await;
     world.judge().await;
 }
 

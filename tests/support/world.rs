@@ -231,6 +231,14 @@ impl World {
         self.daemon.take().unwrap().stop().await;
     }
 
+    /// SIGTERM twice: it ends, in order or at once.
+    pub async fn stop_twice(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.terminate();
+        daemon.terminate();
+        daemon.ended().await;
+    }
+
     /// Starts the daemon on what is there.
     pub async fn restart(&mut self) {
         assert!(self.daemon.is_none());
