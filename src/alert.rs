@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::{clock, engine::Inner, store::StoreError};
+use crate::{clock, engine::Inner, store::StoreError, view::AlertView};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -102,6 +102,18 @@ impl Alert {
             "alert": self.kind, "subject": self.subject, "detail": self.detail,
             "measured": self.data, "since": clock::at_ms(self.since_ms),
         })
+    }
+}
+
+impl From<Alert> for AlertView {
+    fn from(alert: Alert) -> Self {
+        Self {
+            alert: alert.kind,
+            subject: alert.subject,
+            detail: alert.detail,
+            measured: alert.data,
+            since: clock::at_ms(alert.since_ms),
+        }
     }
 }
 

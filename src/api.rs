@@ -101,6 +101,7 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(operator::sign_proposal))
         .routes(routes!(operator::apply_proposal))
         .routes(routes!(operator::cancel_proposal))
+        .routes(routes!(operator::status))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::enable))

@@ -22,8 +22,8 @@ use crate::{
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
         AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
-        ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation, TightenOrder, WalletView,
-        WebhookView,
+        ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder,
+        WalletView, WebhookView,
     },
 };
 
@@ -390,6 +390,14 @@ impl OperatorClient {
     /// [`ClientError`].
     pub async fn payees(&self) -> Result<Vec<Payee>, ClientError> {
         self.get("/v1/operator/payees".to_owned()).await
+    }
+
+    /// Asks how the daemon fares.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<StatusView, ClientError> {
+        self.get("/v1/operator/status".to_owned()).await
     }
 
     /// Lists the webhook endpoints and how they fare.

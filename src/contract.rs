@@ -5,6 +5,7 @@
 //! from it. Typed data is written once, here; signers, wallets and tests all take it from here.
 
 mod change;
+mod code;
 pub mod escrow;
 
 use alloy::{
@@ -17,10 +18,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::policy;
 
 pub use self::abi::{
-    AgentLimits, ApprovedPayment, Batch, Change, IPolicyChanges, IPolicyWallet, IQuorum, IUsdc,
-    PayBatch, PayeeLimits, Payment, Tighten,
+    AgentLimits, ApprovedPayment, Batch, Change, IDeployed, IPolicyChanges, IPolicyWallet, IQuorum,
+    IUsdc, PayBatch, PayeeLimits, Payment, Tighten,
 };
 pub use self::change::{ChangeError, Names, decode, describe};
+pub use self::code::is_policy_wallet;
 
 /// What `sol!` generates. Docstrings live in the Solidity file.
 #[allow(missing_docs, clippy::too_many_arguments)]
@@ -43,6 +45,11 @@ mod abi {
             function getSignerCount() external view returns (uint256);
             function getSigners(uint64 start, uint64 end) external view returns (bytes[] memory);
             function isSigner(bytes signer) external view returns (bool);
+        }
+
+        // What a wallet says beside its interface: its token, fixed when it was deployed.
+        interface IDeployed {
+            function USDC() external view returns (address);
         }
 
         // What is used of USDC.

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::{
-    approval,
+    alert, approval,
     audit::{Draft, EventKind},
     book::{Agent, Book},
     clock::{self, Clock},
@@ -40,15 +40,15 @@ use crate::{
     store::{PaymentRow, Store, StoreError, Tx},
     submit::Flights,
     view::{
-        AgentView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
-        Permissions, ProposalView, ProposeBody, ReplayBody, SignatureBody, Simulation,
-        TightenOrder, WalletView, WebhookView,
+        AgentView, AlertView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
+        Permissions, ProposalView, ProposeBody, QueueView, ReplayBody, SignatureBody, Simulation,
+        StatusView, TightenOrder, WalletView, WebhookView,
     },
 };
 
 /// Wei per gas offered to the block's builder at first: 0.01 gwei, what rollups take; replacements
 /// raise it where a chain wants more.
-const TIP: u128 = 10_000_000;
+pub(crate) const TIP: u128 = 10_000_000;
 
 /// Characters of each text in a note about a stranger.
 const NOTE_CHARS: usize = 200;
@@ -877,6 +877,41 @@ impl Engine {
         operator: Address,
     ) -> Result<ProposalView, Refusal> {
         self.whole(|inner| async move { governance::cancel(&inner, id, operator).await }).await
+    }
+
+    /// Tells how the daemon fares: queue, chain, gas, caps, alerts, webhooks, store.
+    ///
+    /// # Errors
+    /// `unavailable` if the store cannot be read.
+    pub async fn status(&self) -> Result<StatusView, Refusal> {
+        let inner = &self.inner;
+        let now_ms = inner.clock.now_ms();
+        let queue = inner.store.queue().await?;
+        let alerts = inner.store.alerts().await?;
+        Ok(StatusView {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: clock::at_ms(now_ms),
+            wallet: self.wallet().await?,
+            head: inner.height(),
+            lag_s: alert::watch::lag_s(inner),
+            chain_reached: inner.chain_reached.load(Ordering::Relaxed),
+            rpc_calls: inner.rpc.calls(),
+            queue: queue
+                .into_iter()
+                .map(|row| QueueView {
+                    state: row.state,
+                    count: row.count,
+                    oldest_s: alert::watch::seconds_since(row.oldest_ms, now_ms),
+                })
+                .collect(),
+            in_flight: inner.flights.len() as u64,
+            relayers: alert::watch::relayers(inner).await.unwrap_or_default(),
+            agents: self.agents().await?,
+            alerts: alerts.into_iter().map(AlertView::from).collect(),
+            webhooks: self.webhooks().await?,
+            store: if inner.store.is_sqlite() { "sqlite" } else { "postgres" }.to_owned(),
+            store_bytes: inner.store.size().await?,
+        })
     }
 
     /// Lists the webhook endpoints and how they fare.

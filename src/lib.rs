@@ -16,6 +16,7 @@ pub mod config;
 pub mod contract;
 mod crash;
 pub mod devnet;
+pub mod doctor;
 pub mod engine;
 pub mod escrow;
 pub mod fees;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
+    alert::AlertKind,
     money::Usdc,
     payment::{AgentId, Context, FundsMoved, PaymentId, State},
     refusal::Refusal,
@@ -229,6 +230,70 @@ pub struct RelayerView {
     pub batches: u64,
     /// Did a node refuse one of its transactions for want of gas money?
     pub refused: bool,
+}
+
+/// An alert that is up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AlertView {
+    /// What is wrong.
+    pub alert: AlertKind,
+    /// Whom or what it is about; may be empty.
+    pub subject: String,
+    /// What was seen and what to do, in a sentence.
+    pub detail: String,
+    /// What was measured, and the threshold.
+    #[schema(value_type = Object)]
+    pub measured: serde_json::Value,
+    /// Since when.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+}
+
+/// Payments in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueueView {
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub count: u64,
+    /// Seconds since the oldest was accepted.
+    pub oldest_s: u64,
+}
+
+/// How the daemon fares: `GET /v1/operator/status`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    /// The daemon's version.
+    pub version: String,
+    /// When this was seen.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+    /// The wallet.
+    pub wallet: WalletView,
+    /// The newest block's number.
+    pub head: u64,
+    /// Seconds since the chain last showed a new block, or since it was last reached.
+    pub lag_s: u64,
+    /// Did the last look at the chain succeed?
+    pub chain_reached: bool,
+    /// Calls to nodes since start.
+    pub rpc_calls: u64,
+    /// Payments on their way, by state.
+    pub queue: Vec<QueueView>,
+    /// Transactions on their way.
+    pub in_flight: u64,
+    /// The relayers; empty while the chain is out of reach.
+    pub relayers: Vec<RelayerView>,
+    /// Every agent with its limits.
+    pub agents: Vec<AgentView>,
+    /// What is wrong.
+    pub alerts: Vec<AlertView>,
+    /// Who is told of events.
+    pub webhooks: Vec<WebhookView>,
+    /// `sqlite` or `postgres`.
+    pub store: String,
+    /// Its size in bytes.
+    pub store_bytes: u64,
 }
 
 /// A webhook endpoint and how it fares.

@@ -16,8 +16,9 @@ use tracing::warn;
 use crate::{
     alert::{Alert, AlertKind},
     audit::EventKind,
-    config::AlertsConfig,
-    engine::{EngineError, Inner, Stop},
+    config::{AlertsConfig, SubmitConfig},
+    engine::{self, EngineError, Inner, Stop},
+    fees,
     money::Usdc,
     notify, policy,
     refusal::Code,
@@ -154,7 +155,7 @@ async fn settle(
     Ok(())
 }
 
-fn seconds_since(at_ms: i64, now_ms: i64) -> u64 {
+pub(crate) fn seconds_since(at_ms: i64, now_ms: i64) -> u64 {
     u64::try_from(now_ms.saturating_sub(at_ms) / 1_000).unwrap_or(0)
 }
 
@@ -191,6 +192,15 @@ fn rpc_lag(thresholds: &AlertsConfig, lag_s: u64, height: u64) -> Finding {
     }
 }
 
+/// Returns the full batches that so much gas money pays for at the fees of now.
+#[must_use]
+pub(crate) fn batches_paid(wei: u128, base_fee: u128, submit: &SubmitConfig) -> u64 {
+    let ceiling = u128::from(submit.fee_ceiling_gwei) * 1_000_000_000;
+    let max_fee = fees::first(base_fee, engine::TIP, ceiling).max_fee;
+    let cost = max_fee.saturating_mul(assign::full_gas(submit.batch_items).into());
+    u64::try_from(wei / cost.max(1)).unwrap_or(u64::MAX)
+}
+
 /// The relayers with what their gas money buys.
 ///
 /// # Errors
@@ -198,10 +208,6 @@ fn rpc_lag(thresholds: &AlertsConfig, lag_s: u64, height: u64) -> Finding {
 pub(crate) async fn relayers(inner: &Inner) -> Result<Vec<RelayerView>, EngineError> {
     let addresses = inner.relayer_addresses();
     let balances = inner.rpc.balances(&addresses).await?;
-    let cost = inner
-        .first_fees()
-        .max_fee
-        .saturating_mul(assign::full_gas(inner.config.submit.batch_items).into());
     Ok(addresses
         .into_iter()
         .zip(balances)
@@ -210,7 +216,7 @@ pub(crate) async fn relayers(inner: &Inner) -> Result<Vec<RelayerView>, EngineEr
             RelayerView {
                 address,
                 wei: wei.to_string(),
-                batches: u64::try_from(wei / cost.max(1)).unwrap_or(u64::MAX),
+                batches: batches_paid(wei, inner.base_fee(), &inner.config.submit),
                 refused: inner.flights.is_broke(address),
             }
         })

@@ -19,7 +19,8 @@ use crate::{
     refusal::{Code, Refusal},
     view::{
         AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
-        ProposeBody, ReplayBody, SignatureBody, Simulation, TightenOrder, WalletView, WebhookView,
+        ProposeBody, ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder, WalletView,
+        WebhookView,
     },
 };
 
@@ -396,6 +397,10 @@ impl Operator {
 
     pub(super) async fn payees(self) -> Result<Vec<Payee>, Refusal> {
         self.engine.payees().await
+    }
+
+    pub(super) async fn status(self) -> Result<StatusView, Refusal> {
+        self.engine.status().await
     }
 
     pub(super) async fn webhooks(self) -> Result<Vec<WebhookView>, Refusal> {

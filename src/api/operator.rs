@@ -14,7 +14,7 @@ use crate::{
     refusal::{Code, Refusal},
     view::{
         AgentView, ApprovalView, PaymentPage, PaymentView, ProposalView, ProposeBody, RejectBody,
-        SignatureBody, TightenOrder,
+        SignatureBody, StatusView, TightenOrder,
     },
 };
 
@@ -177,6 +177,20 @@ pub(super) async fn payment(
 )]
 pub(super) async fn agents(operator: Operator) -> Result<Json<Vec<AgentView>>, Refused> {
     Ok(Json(operator.agents().await?))
+}
+
+/// Tells how the daemon fares: queue, chain, gas, caps, alerts, webhooks, store.
+#[utoipa::path(
+    get, path = "/v1/operator/status", tag = "operator", operation_id = "getStatus",
+    security(("operator" = [])),
+    responses(
+        (status = 200, description = "How it fares", body = StatusView),
+        (status = "4XX", description = "Refused",
+            body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn status(operator: Operator) -> Result<Json<StatusView>, Refused> {
+    Ok(Json(operator.status().await?))
 }
 
 /// Lists the registered payees.

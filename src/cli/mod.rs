@@ -7,6 +7,7 @@ mod agent;
 mod approve;
 mod audit;
 mod devnet;
+mod doctor;
 mod freeze;
 mod init;
 mod pay;
@@ -17,6 +18,7 @@ mod policy_check;
 mod reconcile;
 mod remote;
 mod serve;
+mod status;
 pub mod table;
 mod webhooks;
 
@@ -57,6 +59,8 @@ enum Command {
     Unfreeze(freeze::UnfreezeArgs),
     Payee(payee::Args),
     Policy(policy::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
     Webhooks(webhooks::Args),
     /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
     Reconcile(reconcile::Args),
@@ -170,6 +174,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unfreeze(args) => freeze::unfreeze(&args, remote),
         Command::Payee(args) => payee::run(&args, remote),
         Command::Policy(args) => policy::run(&args, remote),
+        Command::Doctor(args) => doctor::run(&args, remote),
+        Command::Status(args) => status::run(&args, remote),
         Command::Webhooks(args) => webhooks::run(&args, remote),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Version => {

@@ -18,11 +18,15 @@ use super::{
 use crate::{
     api::DeliveryQuery,
     keys::create_webhook_secret,
+    review::one_line,
     view::{DeliveryState, DeliveryView, ReplayBody, WebhookView},
 };
 
 /// Longest wait for what comes of a test: the longest answer, and some.
 const TEST_WAIT: Duration = Duration::from_secs(35);
+
+/// Characters of an answer in a table; `--json` has all of it.
+const SHOWN: usize = 48;
 
 /// Webhooks: the endpoints, what went to them, and sending it again.
 ///
@@ -215,41 +219,33 @@ fn at(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
 }
 
-/// A table of endpoints.
+/// A table of endpoints, and below it what those answer that fail.
 pub(super) fn endpoint_rows(endpoints: &[WebhookView]) -> String {
     if endpoints.is_empty() {
-        return "no webhook endpoints: name them under [[webhooks.endpoints]] in the configuration"
+        return "webhooks none: [[webhooks.endpoints]] in the configuration names who is told"
             .to_owned();
     }
-    let mut rows = table(&[
-        "endpoint",
-        "url",
-        "kinds",
-        "state",
-        "waiting",
-        "dead",
-        "last taken",
-        "last answer",
-    ]);
+    let mut rows = table(&["webhook", "url", "state", "waiting", "dead", "last taken"]);
+    let mut answers = String::new();
     for endpoint in endpoints {
         let state = match (&endpoint.disabled, endpoint.failures) {
             (Some(_), _) => "DISABLED".to_owned(),
             (None, 0) => "ok".to_owned(),
             (None, failures) => format!("FAILING ({failures})"),
         };
-        let answer = endpoint.disabled.as_ref().or(endpoint.answer.as_ref());
         rows.add_row([
             endpoint.name.clone(),
             endpoint.url.clone(),
-            endpoint.kinds.join(" "),
             state,
             endpoint.pending.to_string(),
             endpoint.dead.to_string(),
             at(endpoint.delivered_at),
-            answer.cloned().unwrap_or_default(),
         ]);
+        if let Some(answer) = endpoint.disabled.as_ref().or(endpoint.answer.as_ref()) {
+            answers.push_str(&format!("\n{}: {}", endpoint.name, one_line(answer)));
+        }
     }
-    rows.to_string()
+    format!("{rows}{answers}")
 }
 
 fn delivery_rows(deliveries: &[DeliveryView]) -> String {
@@ -266,7 +262,7 @@ fn delivery_rows(deliveries: &[DeliveryView]) -> String {
             delivery.state.as_str().to_owned(),
             delivery.tries.to_string(),
             at(next),
-            delivery.answer.clone().unwrap_or_default(),
+            delivery.answer.iter().flat_map(|answer| answer.chars()).take(SHOWN).collect(),
         ]);
     }
     rows.to_string()

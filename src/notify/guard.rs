@@ -20,10 +20,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
     /// It leads inside.
-    #[error(
-        "{address} is {what}: webhooks go to public addresses; add its network to the endpoint's \
-         `networks` if it is meant"
-    )]
+    #[error("{address} is {what}, and not in the endpoint's `networks`")]
     Inside {
         /// The address.
         address: IpAddr,

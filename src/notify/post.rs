@@ -78,6 +78,7 @@ pub(crate) struct Endpoint {
     pub secret_file: PathBuf,
     pub concurrency: u32,
     pub timeout: Duration,
+    guard: Guard,
     http: reqwest::Client,
 }
 
@@ -165,7 +166,7 @@ impl Endpoint {
             // A redirect would lead past the guard, a proxy would connect for us.
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .dns_resolver(guard)
+            .dns_resolver(guard.clone())
             .build()
             .map_err(|source| EndpointError::Client { name: name.clone(), source })?;
         Ok(Self {
@@ -175,8 +176,20 @@ impl Endpoint {
             secret_file: config.secret_file.clone(),
             concurrency: config.concurrency,
             timeout,
+            guard,
             http,
         })
+    }
+
+    /// Does its name lead to addresses that may be connected to?
+    ///
+    /// # Errors
+    /// [`GuardError`].
+    pub(crate) async fn resolve(&self) -> Result<(), GuardError> {
+        match self.url.host() {
+            Some(Host::Domain(name)) => self.guard.resolve(name.to_owned()).await.map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Sends one event, signed as of `at_s`.

@@ -17,6 +17,7 @@ mod many;
 mod payment;
 mod registry;
 mod settled;
+mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tx;
@@ -44,6 +45,7 @@ pub use self::{
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     registry::AgentRow,
     settled::SettledPayment,
+    status::QueueRow,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 

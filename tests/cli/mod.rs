@@ -1,6 +1,7 @@
 //! Commands through the real binary.
 
 mod devnet;
+mod doctor;
 /// Needs Linux for setsid(1) and `/dev/fd` semantics.
 #[cfg(target_os = "linux")]
 mod init;

@@ -2,6 +2,7 @@
 
 use bursar::{payment::State, view::DeliveryState};
 use http::StatusCode;
+use serde_json::Value;
 
 use super::Receiver;
 use crate::support::{Plan, World, wait_for};
@@ -48,13 +49,16 @@ async fn case_05_dead_before_and_after_the_webhook() {
     world.judge().await;
 }
 
-/// Runs `bursar webhooks …` as an operator; the code it must end with, and what it said.
 fn webhooks(world: &World, args: &[&str], code: i32) -> String {
+    operator(world, &[&["webhooks"], args].concat(), code)
+}
+
+/// Runs a command as an operator; the code it must end with, and what it said.
+fn operator(world: &World, args: &[&str], code: i32) -> String {
     let entry = &world.card.operators[0];
     let (key, pass) = (entry.keystore.display(), entry.passphrase_file.display());
     let (key, pass) = (key.to_string(), pass.to_string());
-    let mut line = vec!["webhooks"];
-    line.extend(args);
+    let mut line = args.to_vec();
     line.extend(["--url", &world.card.api, "--keystore", &key, "--passphrase-file", &pass]);
     let (ended, text) = world.bursar(&line);
     assert_eq!(ended, code, "{args:?}\n{text}");
@@ -88,6 +92,16 @@ async fn operators_see_what_was_told_and_send_it_again() {
         (world.metric("bursar_alerts{kind=\"webhook\"}").await == 1).then_some(())
     })
     .await;
+    let status: Value = serde_json::from_str(&operator(&world, &["status", "--json"], 0)).unwrap();
+    assert_eq!(status["alerts"][0]["alert"], "webhook");
+    assert_eq!(status["queue"][0]["state"], "awaiting_approval");
+    assert_eq!(status["relayers"].as_array().unwrap().len(), world.card.relayers.len());
+    assert_eq!(status["webhooks"][0]["disabled"], "410: it wants no more webhooks");
+    let text = operator(&world, &["status"], 0);
+    for part in ["ALERTS", "webhook endpoint billing takes nothing", "awaiting_approval", "at risk"]
+    {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
     receiver.answer(StatusCode::OK);
     assert!(!webhooks(&world, &["enable", "billing"], 0).contains("DISABLED"));
     // The test that was refused, and the news that it was.
