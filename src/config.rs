@@ -49,6 +49,9 @@ pub struct Config {
     /// Deadlines of escrows.
     #[serde(default)]
     pub escrow: EscrowConfig,
+    /// For how long what is superfluous is kept.
+    #[serde(default)]
+    pub retention: RetentionConfig,
     /// Labels for payee addresses. The contract decides who is a payee; this names them.
     #[serde(default)]
     pub payees: Vec<PayeeLabel>,
@@ -272,6 +275,38 @@ impl Default for EscrowConfig {
     }
 }
 
+/// For how long what is superfluous is kept. Payments with their idempotency keys, the ledger, the
+/// audit log, approvals and nonces are kept for ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Days after which the bytes of a final transaction are forgotten: 1 to 3,650.
+    pub transactions_days: u64,
+    /// Days after which a denied request is forgotten, and its key judged anew: 1 to 3,650.
+    pub denied_days: u64,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { transactions_days: 30, denied_days: 90 }
+    }
+}
+
+impl RetentionConfig {
+    /// Returns the times before which transactions' bytes and denied requests are forgotten, in
+    /// milliseconds.
+    #[must_use]
+    pub fn before(&self, now_ms: i64) -> (i64, i64) {
+        (days_before(now_ms, self.transactions_days), days_before(now_ms, self.denied_days))
+    }
+}
+
+/// Returns the time so many days before, in milliseconds.
+#[must_use]
+pub fn days_before(now_ms: i64, days: u64) -> i64 {
+    now_ms.saturating_sub(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(86_400_000))
+}
+
 /// A label for a payee.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -415,6 +450,13 @@ impl Config {
                 let (value, expected) = (endpoint.name.clone(), "give each endpoint its own name");
                 return Err(ConfigError::Value { key: "webhooks.endpoints.name", value, expected });
             }
+        }
+        let retention = &self.retention;
+        for (key, days) in [
+            ("retention.transactions_days", retention.transactions_days),
+            ("retention.denied_days", retention.denied_days),
+        ] {
+            range(key, days, 1, 3_650, "use 1 to 3650")?;
         }
         let value = |key, value: &str, expected| {
             Err(ConfigError::Value { key, value: format!("`{value}`"), expected })

@@ -552,6 +552,8 @@ pub(crate) async fn housekeeping(
     tx.forget_nonces(inner.clock.now_s()).await?;
     let kept_ms = intake::seconds(inner.config.webhooks.keep_days.saturating_mul(86_400));
     tx.forget_events(inner.clock.now_ms().saturating_sub(kept_ms)).await?;
+    let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
+    tx.prune(bytes, denied).await?;
     tx.commit().await?;
     let (backlog, oldest) = inner.store.backlog().await?;
     inner.metrics.backlog.set(backlog.cast_signed());

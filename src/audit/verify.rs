@@ -117,7 +117,13 @@ impl Verifier {
                 return Err(Fault { seq, what: What::Rewritten { after: 0 } });
             }
         }
-        Ok(Self { anchors: known, seq: 0, head: B256::ZERO, anchored: 0, doubt: None })
+        Ok(Self { anchors: known, ..Self::unanchored() })
+    }
+
+    /// Starts at the first entry, with nothing that vouches for its end.
+    #[must_use]
+    pub const fn unanchored() -> Self {
+        Self { anchors: BTreeMap::new(), seq: 0, head: B256::ZERO, anchored: 0, doubt: None }
     }
 
     /// Takes the next entry in the order in which the log holds them.

@@ -98,7 +98,8 @@ async fn open(config: &Config) -> Result<Store, CliError> {
     Store::open(&config.store).await.map_err(|error| CliError::new(Kind::Unreachable, error))
 }
 
-fn anchors(config: &Config) -> Result<Vec<Anchor>, CliError> {
+/// Reads the anchors' file.
+pub(super) fn anchors(config: &Config) -> Result<Vec<Anchor>, CliError> {
     let text = match std::fs::read_to_string(&config.audit_anchors) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

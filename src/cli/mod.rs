@@ -19,6 +19,7 @@ mod reconcile;
 mod remote;
 mod serve;
 mod status;
+mod store;
 pub mod table;
 mod webhooks;
 
@@ -64,6 +65,7 @@ enum Command {
     Webhooks(webhooks::Args),
     /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
     Reconcile(reconcile::Args),
+    Store(store::Args),
     /// Print the version.
     Version,
 }
@@ -178,6 +180,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args, remote),
         Command::Webhooks(args) => webhooks::run(&args, remote),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Store(args) => store::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));
             Ok(())

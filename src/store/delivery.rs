@@ -445,10 +445,12 @@ impl Tx {
     }
 
     /// Forgets events from before `before_ms` with their deliveries, some hundred in each call.
+    /// Answers how many rows those were; none: nothing is left to forget.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn forget_events(&mut self, before_ms: i64) -> Result<(), StoreError> {
+    pub async fn forget_events(&mut self, before_ms: i64) -> Result<u64, StoreError> {
+        let mut rows = 0;
         for statement in [
             "DELETE FROM delivery WHERE created_ms < $1 AND (endpoint, event_id) IN (
                SELECT endpoint, event_id FROM delivery WHERE created_ms < $1 LIMIT $2)",
@@ -456,13 +458,14 @@ impl Tx {
             "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE created_ms < $1
                AND NOT EXISTS (SELECT 1 FROM delivery WHERE created_ms < $1) LIMIT $2)",
         ] {
-            sqlx::query(statement)
+            let done = sqlx::query(statement)
                 .bind(before_ms)
                 .bind(FORGOTTEN)
                 .execute(&mut *self.inner)
                 .await?;
+            rows += done.rows_affected();
         }
-        Ok(())
+        Ok(rows)
     }
 }
 

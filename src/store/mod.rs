@@ -6,6 +6,7 @@
 mod alert;
 mod approval;
 mod audit;
+mod backup;
 #[cfg(test)]
 mod bulk_tests;
 mod delivery;
@@ -15,6 +16,7 @@ mod finding;
 mod ledger;
 mod many;
 mod payment;
+mod prune;
 mod registry;
 mod settled;
 mod status;
@@ -37,12 +39,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     audit::AuditNote,
+    backup::{BackupError, Contents, check_backup},
     delivery::{DeliveryFilter, Due, EndpointRow, Fate, Replay, Subscriber},
     escrow::{ActionRow, EscrowRow, StepRow},
     event::Event,
     finding::{Finding, FindingKind},
     ledger::Posting,
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
+    prune::Pruned,
     registry::AgentRow,
     settled::SettledPayment,
     status::QueueRow,

@@ -14,7 +14,6 @@ use bursar::{
     store::{Finding, FindingKind, Store},
 };
 use serde_json::json;
-use sqlx::SqlitePool;
 
 use crate::support::{Plan, World, wait_for};
 
@@ -93,7 +92,7 @@ async fn a_theft_is_found_at_its_first_head_and_a_reorganisation_clears_it() {
         (all.len() == 1 && all[0].cleared_ms.is_some()).then_some(())
     })
     .await;
-    let pool = SqlitePool::connect(&world.database()).await.unwrap();
+    let pool = world.tables().await;
     let told: Vec<(String,)> =
         sqlx::query_as("SELECT kind FROM audit_entry WHERE kind LIKE 'reconcile.%' ORDER BY seq")
             .fetch_all(&pool)
@@ -198,7 +197,7 @@ async fn books_that_were_edited_are_found_when_they_are_read_again() {
     }
     checked(&store, paid[2].block.unwrap()).await;
     world.stop().await;
-    let pool = SqlitePool::connect(&world.database()).await.unwrap();
+    let pool = world.tables().await;
     let nobody = B256::repeat_byte(0xee);
     for (sql, id) in [
         // It is said to be paid by another transaction than the one that did.
@@ -237,7 +236,7 @@ async fn a_final_block_that_falls_out_is_told_with_what_it_paid() {
     // Mined again after all: only that it was final too early still stands.
     let raw: (String,) = sqlx::query_as("SELECT raw FROM attempt WHERE hash = $1")
         .bind(payment.transaction.unwrap().to_string())
-        .fetch_one(&SqlitePool::connect(&world.database()).await.unwrap())
+        .fetch_one(&world.tables().await)
         .await
         .unwrap();
     world.chain.rpc("eth_sendRawTransaction", json!([raw.0])).await;

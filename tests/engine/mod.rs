@@ -15,5 +15,6 @@ mod node;
 mod payments;
 mod replay;
 mod restart;
+mod retention;
 mod usdc;
 mod wire;
