@@ -2,9 +2,12 @@
 
 use std::{fs, path::Path, time::Instant};
 
+use alloy::primitives::U256;
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use bursar::{devnet::Manifest, payment::AgentId, store::Store};
+use bursar::{
+    config::Config, devnet::Manifest, payment::AgentId, reconcile::Mark, rpc::Rpc, store::Store,
+};
 use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
@@ -91,6 +94,28 @@ pub async fn history(
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
     db.close().await?;
     Ok(started.elapsed().as_secs_f64())
+}
+
+/// Lets reconciliation of a store begin at the head: the worlds of a run share one wallet, and each
+/// would find the other's payments, and a past that no chain has.
+pub async fn caught_up(config: &Config) -> Result<()> {
+    let store = Store::open(&config.store).await?;
+    let chain = &config.chain;
+    let rpc = Rpc::new(chain.rpc.clone(), chain.chain_id, config.rpc_timeout())?;
+    let mark = Mark {
+        next: rpc.latest().await?.height() + 1,
+        hash: None,
+        seq: store.audit_head().await?.seq,
+        balance: None,
+        came_in: U256::ZERO,
+        went_out: U256::ZERO,
+        at_ms: 0,
+    };
+    let mut tx = store.begin().await?;
+    tx.set_meta("reconciled", &serde_json::to_string(&mark)?).await?;
+    tx.commit().await?;
+    store.close().await;
+    Ok(())
 }
 
 /// `$1` is the number of payments, `$2` the milliseconds between two of them.

@@ -173,6 +173,7 @@ impl Bench {
             usdc.push(self.ceiling.measure(Asset::Usdc, size.transfers).await?);
 
             say(&format!("round {turn}: payments, no past"));
+            fixture::caught_up(&self.small.0).await?;
             let daemon = Daemon::start(&self.small.0, &self.small.1).await?;
             self.load(&daemon, 300, None).await?;
             if turn == 1 {
@@ -183,6 +184,7 @@ impl Bench {
             daemon.stop()?;
 
             say(&format!("round {turn}: payments, {} agents and the past", size.agents));
+            fixture::caught_up(&self.large.0).await?;
             let daemon = Daemon::start(&self.large.0, &self.large.1).await?;
             starts.push(daemon.start_s);
             let (after_start, _) = daemon.memory()?;
