@@ -142,7 +142,8 @@ impl Drop for Progress {
 
 async fn info(config: &Config, json: bool) -> Result<(), CliError> {
     let store = Store::open(&config.store).await.map_err(failed)?;
-    let (tables, bytes) = store.size().await.map_err(failed)?;
+    let (tables, bytes) =
+        (store.rows().await.map_err(failed)?, store.size().await.map_err(failed)?);
     let head = store.audit_head().await.map_err(failed)?;
     if json {
         let rows: serde_json::Map<String, serde_json::Value> =

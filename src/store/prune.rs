@@ -48,11 +48,11 @@ impl Pruned {
 }
 
 impl Store {
-    /// Counts the rows of each table, and the bytes on disk.
+    /// Counts the rows of each table.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn size(&self) -> Result<(Vec<(&'static str, u64)>, u64), StoreError> {
+    pub async fn rows(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
         let mut tables = Vec::new();
         for name in super::backup::tables() {
             // A name out of our own schema.
@@ -60,13 +60,7 @@ impl Store {
             let row = sqlx::query(text).fetch_one(&self.readers).await?;
             tables.push((name, unsigned("count", row.try_get(0)?)?));
         }
-        let size = if self.sqlite {
-            "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-        } else {
-            "SELECT CAST(pg_database_size(current_database()) AS BIGINT)"
-        };
-        let row = sqlx::query(size).fetch_one(&self.readers).await?;
-        Ok((tables, unsigned("size", row.try_get(0)?)?))
+        Ok(tables)
     }
 }
 
