@@ -69,9 +69,6 @@ pub struct ChainConfig {
     pub wallet: Address,
     /// Its USDC.
     pub usdc: Address,
-    /// WorkEscrow, as the wallet knows it. Absent: no escrows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escrow: Option<Address>,
     /// Block the wallet was deployed in: policy events are read from here.
     #[serde(default)]
     pub from_block: u64,

@@ -403,6 +403,7 @@ impl Engine {
             chain_id: self.inner.config.chain.chain_id,
             wallet: self.inner.config.chain.wallet,
             usdc: self.inner.config.chain.usdc,
+            escrow: self.inner.escrow.as_ref().map(|place| place.address),
             frozen: book.wallet.frozen,
             categories: book.categories.names().to_vec(),
             operators,

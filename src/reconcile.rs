@@ -9,12 +9,14 @@
 //! the audit log, and cleared when it is gone.
 
 mod chain;
+mod escrows;
 mod explain;
 mod found;
 mod report;
 pub(crate) mod watch;
 
 pub use self::{
+    escrows::{EscrowLine, Escrows},
     report::{Movement, PayeeLine, Report, reconcile},
     watch::Mark,
 };

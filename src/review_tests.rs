@@ -15,6 +15,7 @@ fn wallet() -> WalletView {
         chain_id: 31_337,
         wallet: address!("0x5FbDB2315678afecb367f032d93F642f64180aa3"),
         usdc: Address::repeat_byte(5),
+        escrow: None,
         frozen: false,
         categories: vec!["data".to_owned()],
         operators: vec![],

@@ -82,7 +82,7 @@ pub enum StartError {
     /// No contract at the wallet's or the token's address.
     #[error("there is no contract at {name} {address} on chain {chain_id}")]
     NoContract {
-        /// `chain.wallet`, `chain.usdc` or `chain.escrow`.
+        /// `chain.wallet` or `chain.usdc`.
         name: &'static str,
         /// Where.
         address: Address,
@@ -253,13 +253,11 @@ pub(crate) async fn wake(
     let store = Store::open(&config.store).await.map_err(cannot)?;
     let store = store.telling(notify::subscribers(&config.webhooks));
     check_chain(&config, &rpc).await?;
+    let escrow = escrow::of_wallet(&rpc, config.chain.wallet).await?;
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
     let mut book = Book::new(
         Categories::new(config.categories.clone())?,
-        [Address::ZERO, config.chain.wallet, config.chain.usdc]
-            .into_iter()
-            .chain(config.chain.escrow)
-            .collect(),
+        [Address::ZERO, config.chain.wallet, config.chain.usdc].into_iter().chain(escrow).collect(),
     );
     load_agents(&config, &store, &keys, &clock, &mut book).await?;
     load_payees(&config, &store, &mut book).await?;
@@ -275,7 +273,7 @@ pub(crate) async fn wake(
         rpc,
         keys,
         domain,
-        escrow: config.chain.escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
+        escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         metrics: Metrics::default(),
         flights: Flights::default(),
         intake: jobs,
@@ -314,9 +312,9 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 
 async fn check_chain(config: &Config, rpc: &Rpc) -> Result<(), StartError> {
     let chain_id = rpc.chain_id().await?;
-    let contracts = [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)];
-    let escrow = config.chain.escrow.map(|address| ("chain.escrow", address));
-    for (name, address) in contracts.into_iter().chain(escrow) {
+    for (name, address) in
+        [("chain.wallet", config.chain.wallet), ("chain.usdc", config.chain.usdc)]
+    {
         if rpc.code(address).await?.is_empty() {
             return Err(StartError::NoContract { name, address, chain_id });
         }

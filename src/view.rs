@@ -416,6 +416,10 @@ pub struct WalletView {
     /// Its USDC.
     #[schema(value_type = String)]
     pub usdc: Address,
+    /// Its WorkEscrow: with the chain id, the domain of what an escrow's parties sign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub escrow: Option<Address>,
     /// Frozen as a whole?
     pub frozen: bool,
     /// Names of the payee categories; the position is the bit in the contract.

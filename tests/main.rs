@@ -6,5 +6,6 @@
 mod api;
 mod cli;
 mod engine;
+mod escrow;
 mod notify;
 mod support;

@@ -27,7 +27,7 @@ const LOG_SPAN: u64 = 2_000;
 /// Blocks without a log after which the mark moves all the same: an fsync a block is dear.
 const QUIET: u64 = 64;
 
-const FOLLOWED: &str = "escrow_block";
+pub(crate) const FOLLOWED: &str = "escrow_block";
 
 fn topics() -> Vec<B256> {
     vec![

@@ -18,7 +18,7 @@ pub(crate) mod watch;
 
 use alloy::{
     primitives::{Address, B256},
-    sol_types::Eip712Domain,
+    sol_types::{Eip712Domain, SolCall as _},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -28,6 +28,7 @@ use crate::{
     contract::escrow,
     engine::Inner,
     refusal::{Code, Refusal},
+    rpc::{At, Rpc, RpcError},
 };
 
 pub use self::{
@@ -180,12 +181,29 @@ impl Place {
     }
 }
 
+/// Asks a wallet for its WorkEscrow; `None`: it opens no escrows.
+///
+/// # Errors
+/// [`RpcError`] if the node has no answer.
+pub(crate) async fn of_wallet(rpc: &Rpc, wallet: Address) -> Result<Option<Address>, RpcError> {
+    let call = escrow::IEscrowPayer::ESCROWCall {}.abi_encode().into();
+    match rpc.eth_call(wallet, None, &call, At::Latest).await {
+        Ok(answer) => {
+            let found = answer.get(12..32).map(Address::from_slice);
+            Ok(found.filter(|address| !address.is_zero()))
+        }
+        // A wallet from before there were escrows.
+        Err(RpcError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Inner {
     /// WorkEscrow, or the refusal where this wallet has none.
     pub(crate) fn place(&self) -> Result<&Place, Refusal> {
         self.escrow.as_ref().ok_or_else(|| {
             Refusal::new(Code::Unprocessable, "this wallet has no escrow contract")
-                .hint("an operator names it as chain.escrow in the daemon's configuration")
+                .hint("GET /v1/wallet names the contracts")
         })
     }
 }

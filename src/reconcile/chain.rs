@@ -15,6 +15,7 @@ use crate::{
     contract::{
         IPolicyWallet::{self, IPolicyWalletEvents as Events},
         IUsdc,
+        escrow::IEscrowPayer,
     },
     money::Usdc,
     rpc::{At, Rpc},
@@ -92,13 +93,21 @@ impl Moves {
             IPolicyWallet::Paid::SIGNATURE_HASH,
             IPolicyWallet::BatchPaid::SIGNATURE_HASH,
             IPolicyWallet::Approved::SIGNATURE_HASH,
+            IEscrowPayer::EscrowOpened::SIGNATURE_HASH,
         ]]);
         let own = rpc.logs_by(filter(config.wallet, from, to, topics), to).await?;
         // What the wallet itself says left by another door than a payment's: transaction, account,
         // amount. A door that is added is explained here.
         let mut other_doors: HashMap<(B256, Address, U256), u32> = HashMap::new();
+        // What went into an escrow was paid to its payee, as the wallet's own log says: transaction,
+        // amount; by whom it is held in between is the escrow's affair.
+        let mut opened: HashMap<(B256, U256), Vec<Address>> = HashMap::new();
         for log in &own {
             let transaction = log.transaction_hash.ok_or(NO_PLACE)?;
+            if let Some((amount, payee)) = opening_of(log) {
+                opened.entry((transaction, amount)).or_default().push(payee);
+                continue;
+            }
             let ran = match Events::decode_log(&log.inner).map_err(|_| NOT_AN_EVENT)?.data {
                 Events::Withdrawn(event) => {
                     moves.withdrawn += event.amount;
@@ -129,7 +138,9 @@ impl Moves {
             }
             let amount = u64::try_from(event.value).ok().and_then(Usdc::from_units);
             let amount = amount.ok_or(ReconcileError::Nonsense("a transfer above all USDC"))?;
-            moves.out.push(Outgoing { transaction, block, payee: event.to, amount });
+            let held_for = opened.get_mut(&(transaction, event.value)).and_then(Vec::pop);
+            let payee = held_for.unwrap_or(event.to);
+            moves.out.push(Outgoing { transaction, block, payee, amount });
         }
         Ok(moves)
     }
@@ -144,9 +155,20 @@ fn transfer_of(log: &Log) -> Result<IUsdc::Transfer, ReconcileError> {
     Ok(log.log_decode::<IUsdc::Transfer>().map_err(|_| NOT_AN_EVENT)?.inner.data)
 }
 
-/// Counts a receipt's transfers from the wallet to an account.
+/// Reads the wallet's log that it opened an escrow: how much, for whom.
+fn opening_of(log: &Log) -> Option<(U256, Address)> {
+    let event = IEscrowPayer::EscrowOpened::decode_log(&log.inner).ok()?.data;
+    Some((event.amount, event.payee))
+}
+
+/// Counts a receipt's transfers from the wallet to an account, or into an escrow for it.
 pub(crate) fn transfers_in(config: &ChainConfig, logs: &[Log]) -> HashMap<(Address, U256), u32> {
     let mut found = HashMap::new();
+    for (amount, payee) in
+        logs.iter().filter(|log| log.address() == config.wallet).filter_map(opening_of)
+    {
+        *found.entry((payee, amount)).or_default() += 1;
+    }
     let own = logs.iter().filter(|log| log.address() == config.usdc);
     for event in own.filter_map(|log| transfer_of(log).ok()) {
         if event.from == config.wallet {

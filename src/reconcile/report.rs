@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     ReconcileError,
     chain::{Moves, balance_of},
+    escrows::{self, Escrows},
 };
 use crate::{
     config::ChainConfig,
@@ -41,6 +42,10 @@ pub struct PayeeLine {
     pub posted: Usdc,
     /// The sum of the ledger's transfers to it.
     pub transfers: Usdc,
+    /// Of `received`, what went into escrows for it.
+    pub funded: Usdc,
+    /// What escrows paid it since, by the ledger.
+    pub released: Usdc,
     /// Its whole USDC balance, wherever that came from.
     pub balance: U256,
 }
@@ -57,7 +62,8 @@ impl PayeeLine {
     /// Does the payee hold exactly what it got? True of one that is new and never pays.
     #[must_use]
     pub fn holds_only_this(&self) -> bool {
-        self.balance == U256::from(self.received.units())
+        let direct = U256::from(self.received.saturating_sub(self.funded).units());
+        self.balance == direct + U256::from(self.released.units())
     }
 }
 
@@ -95,6 +101,9 @@ pub struct Report {
     pub unexplained: Vec<Movement>,
     /// Payments called paid without a transfer on chain.
     pub missing: Vec<Movement>,
+    /// What waits in escrows; absent where the wallet opens none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escrows: Option<Escrows>,
 }
 
 impl Report {
@@ -113,6 +122,7 @@ impl Report {
             && self.payees.iter().all(PayeeLine::agrees)
             && self.unexplained.is_empty()
             && self.missing.is_empty()
+            && self.escrows.as_ref().is_none_or(Escrows::agree)
     }
 }
 
@@ -173,6 +183,7 @@ pub async fn reconcile(
     unexplained.sort();
     missing.sort();
 
+    let escrows = escrows::compare(config, rpc, store).await?;
     let payees = lines(config, rpc, block, &books, &paid, &in_flight).await?;
     let sum = |movements: &[Movement]| {
         movements.iter().fold(U256::ZERO, |sum, m| sum + U256::from(m.amount.units()))
@@ -191,6 +202,7 @@ pub async fn reconcile(
         payments: books.settled.len() as u64,
         unexplained,
         missing,
+        escrows,
     })
 }
 
@@ -202,6 +214,7 @@ impl SettledPayment {
 
 /// What the books say, all of one moment.
 struct Books {
+    /// With what went into escrows for a payee in the place of what came out of them for it.
     postings: Vec<Posting>,
     settled: Vec<SettledPayment>,
     open: Vec<PaymentRow>,
@@ -209,7 +222,7 @@ struct Books {
 
 impl Books {
     async fn read(store: &Store) -> Result<Self, ReconcileError> {
-        let mut postings = store.postings().await?;
+        let mut postings = accounts(store).await?;
         for _ in 0..TRIES {
             let open = store.payments_open().await?;
             let mut settled: Vec<SettledPayment> = Vec::new();
@@ -221,7 +234,7 @@ impl Books {
                     break;
                 }
             }
-            let after = store.postings().await?;
+            let after = accounts(store).await?;
             if after == postings {
                 return Ok(Self { postings, settled, open });
             }
@@ -229,6 +242,27 @@ impl Books {
         }
         Err(ReconcileError::Busy)
     }
+}
+
+/// Reads the payees' accounts, escrows' deposits among them.
+async fn accounts(store: &Store) -> Result<Vec<Posting>, ReconcileError> {
+    let mut by_payee: BTreeMap<Address, Posting> = store
+        .postings()
+        .await?
+        .into_iter()
+        .map(|mut posting| {
+            posting.posted = posting.posted.saturating_sub(posting.released);
+            posting.transfers = posting.transfers.saturating_sub(posting.released);
+            (posting.payee, posting)
+        })
+        .collect();
+    for funding in store.escrow_fundings().await? {
+        let posting = by_payee.entry(funding.payee).or_insert(Posting::none(funding.payee));
+        posting.posted = posting.posted.saturating_add(funding.posted);
+        posting.transfers = posting.transfers.saturating_add(funding.transfers);
+        posting.funded = posting.funded.saturating_add(funding.posted);
+    }
+    Ok(by_payee.into_values().collect())
 }
 
 async fn lines(
@@ -268,6 +302,8 @@ async fn lines(
             later: of(&later),
             posted: posting.map_or(Usdc::ZERO, |posting| posting.posted),
             transfers: posting.map_or(Usdc::ZERO, |posting| posting.transfers),
+            funded: posting.map_or(Usdc::ZERO, |posting| posting.funded),
+            released: posting.map_or(Usdc::ZERO, |posting| posting.released),
             balance: balance_of(config, rpc, payee, At::Number(block)).await?,
         });
     }

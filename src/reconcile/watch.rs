@@ -516,7 +516,8 @@ fn disagreement(entry: &Finalized, claim: Option<&Claim>) -> Option<String> {
     if !["tx", "block", "payee", "amount"].into_iter().all(says) {
         return Some(format!("the audit log says of {id} {}, its row says {row}", entry.data));
     }
-    let posted = ("posted".to_owned(), Account::Payee(*payee).to_string(), amount.as_i64());
+    let account = claim.escrow.map_or(Account::Payee(*payee), Account::Escrow);
+    let posted = ("posted".to_owned(), account.to_string(), amount.as_i64());
     match &claim.ledger {
         Some(ledger) if *ledger == posted => None,
         Some((stage, account, units)) => Some(format!(

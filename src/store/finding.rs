@@ -87,6 +87,8 @@ pub(crate) struct Claim {
     pub block: Option<u64>,
     pub item: Option<ItemRef>,
     pub invoice: Option<String>,
+    /// The escrow it funds.
+    pub escrow: Option<B256>,
     /// Its ledger row: state, credited account, amount.
     pub ledger: Option<(String, String, i64)>,
 }
@@ -109,7 +111,7 @@ pub(crate) struct InvoicePaid {
 }
 
 const CLAIM: &str = "SELECT v.column1, p.id, p.payee, p.amount, p.state, p.tx_hash, p.block,
-     p.item_index, p.invoice, t.state, t.credit, t.amount
+     p.item_index, p.invoice, t.state, t.credit, t.amount, p.escrow_id
    FROM (";
 
 /// Payments of transactions whose signed bytes are in the store.
@@ -187,6 +189,10 @@ fn read_claim(row: &AnyRow) -> Result<(String, Claim), StoreError> {
             .transpose()?,
         item: row.try_get::<Option<i64>, _>(7)?.and_then(ItemRef::from_column),
         invoice: row.try_get(8)?,
+        escrow: row
+            .try_get::<Option<String>, _>(12)?
+            .map(|text| parse("payment.escrow_id", &text))
+            .transpose()?,
         ledger,
     };
     Ok((row.try_get(0)?, claim))

@@ -22,8 +22,27 @@ pub struct Posting {
     pub transfers: Usdc,
     /// How many those are.
     pub count: u64,
-    /// Of them, what escrows paid it.
+    /// Of `posted`, what escrows paid it.
     pub released: Usdc,
+    /// What went into escrows for it: on their accounts, not on its own.
+    pub funded: Usdc,
+}
+
+impl Posting {
+    /// The account of a payee that got nothing.
+    #[must_use]
+    pub const fn none(payee: Address) -> Self {
+        let zero = Usdc::ZERO;
+        Self {
+            payee,
+            pending: zero,
+            posted: zero,
+            transfers: zero,
+            count: 0,
+            released: zero,
+            funded: zero,
+        }
+    }
 }
 
 const RESERVE: Many = Many {
@@ -94,9 +113,67 @@ impl Store {
                     transfers: amount(row.try_get(3)?)?,
                     count: count.unsigned_abs(),
                     released: amount(row.try_get(5)?)?,
+                    funded: Usdc::ZERO,
                 })
             })
             .collect()
+    }
+
+    /// Reads what went into the escrows of each payee, by the escrows' own accounts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn escrow_fundings(&self) -> Result<Vec<Posting>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT e.payee, b.credits_posted, b.debits_posted,
+               CAST(COALESCE(SUM(t.amount), 0) AS BIGINT)
+             FROM escrow e
+             JOIN ledger_balance b ON b.account = 'escrow:' || e.id
+             LEFT JOIN ledger_transfer t ON t.payment_id = e.payment_id AND t.state = 'posted'
+             GROUP BY e.id, e.payee, b.credits_posted, b.debits_posted",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let payee = parse("escrow.payee", &row.try_get::<String, _>(0)?)?;
+                Ok(Posting {
+                    posted: amount(row.try_get(1)?)?,
+                    released: amount(row.try_get(2)?)?,
+                    transfers: amount(row.try_get(3)?)?,
+                    ..Posting::none(payee)
+                })
+            })
+            .collect()
+    }
+
+    /// Reads an account's posted debits and credits.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn posted(&self, account: &Account) -> Result<(Usdc, Usdc), StoreError> {
+        let row = sqlx::query(
+            "SELECT debits_posted, credits_posted FROM ledger_balance WHERE account = $1",
+        )
+        .bind(account.to_string())
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok((Usdc::ZERO, Usdc::ZERO)) };
+        Ok((amount(row.try_get(0)?)?, amount(row.try_get(1)?)?))
+    }
+
+    /// Adds up what WorkEscrow keeps for accounts that USDC would not pay.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn owed(&self) -> Result<Usdc, StoreError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(credits_posted - debits_posted), 0) AS BIGINT)
+             FROM ledger_balance WHERE account LIKE 'owed:%'",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        amount(row.try_get(0)?)
     }
 
     /// Reads the wallet's account: what left it by the ledger.

@@ -104,13 +104,19 @@ impl World {
         store.close().await;
 
         let mut paid: BTreeMap<Address, u64> = BTreeMap::new();
-        let mut expected = Vec::new();
+        let (mut expected, mut escrowed) = (Vec::new(), 0);
         for row in payments {
             let sum = paid.entry(row.payee).or_default();
             if row.state == State::Paid {
-                *sum += row.amount.units();
+                let (units, mut to) = (row.amount.units(), row.payee);
+                if row.escrow.is_some() {
+                    to = self.card.escrow;
+                    escrowed += units;
+                } else {
+                    *sum += units;
+                }
                 let tx = row.tx_hash.unwrap_or_else(|| panic!("{} is paid by nothing", row.id));
-                expected.push(Transfer { tx, to: row.payee, units: row.amount.units() });
+                expected.push(Transfer { tx, to, units });
             }
         }
         for payee in self.card.payees.values() {
@@ -122,18 +128,20 @@ impl World {
         self.count_surplus(payments, &transfers, &expected);
         assert_eq!(transfers, expected, "transfers on chain, paid payments");
         for (payee, sum) in &paid {
-            assert_eq!(self.chain.usdc_of(*payee).await, *sum, "{payee}: chain, paid payments");
-            let (posted, transfers) = postings
-                .get(payee)
-                .map_or((0, 0), |line| (line.posted.units(), line.transfers.units()));
-            assert_eq!((posted, transfers), (*sum, *sum), "{payee}: ledger, paid payments");
+            let line = postings.get(payee);
+            let sum = *sum + line.map_or(0, |line| line.released.units());
+            assert_eq!(self.chain.usdc_of(*payee).await, sum, "{payee}: chain, paid payments");
+            let (posted, transfers) =
+                line.map_or((0, 0), |line| (line.posted.units(), line.transfers.units()));
+            assert_eq!((posted, transfers), (sum, sum), "{payee}: ledger, paid payments");
         }
         let waiting: u64 = payments
             .iter()
             .filter(|row| !row.state.is_terminal())
             .map(|row| row.amount.units())
             .sum();
-        assert_eq!(wallet.debits_posted.units(), paid.values().sum::<u64>(), "wallet's account");
+        let gone = paid.values().sum::<u64>() + escrowed;
+        assert_eq!(wallet.debits_posted.units(), gone, "wallet's account");
         assert_eq!(wallet.debits_pending.units(), waiting, "wallet's reservations");
     }
 
