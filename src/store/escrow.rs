@@ -267,7 +267,7 @@ impl Store {
         before: Option<PaymentId>,
         limit: u32,
     ) -> Result<Vec<EscrowRow>, StoreError> {
-        let before = before.map_or_else(|| "~".to_owned(), |id| id.to_string());
+        let before = before.unwrap_or(PaymentId::LAST).to_string();
         let query = match party {
             Some((agent, address)) => sqlx::query(select_escrow!(
                 "WHERE (agent_id = $1 OR payee = $2) AND payment_id < $3

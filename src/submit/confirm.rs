@@ -426,6 +426,10 @@ async fn finish(
             inner.metrics.failed.inc();
         }
     }
+    if booked.settled.iter().any(|payment| payment.escrow.is_some()) {
+        // The contract counted each part of an escrow against its own payee: its records say so.
+        inner.stale.store(true, Ordering::Release);
+    }
     if let Some(again) = again {
         inner.launch(again);
     }
