@@ -715,7 +715,7 @@ fn judge(
 /// What agent and operators sign under one digest.
 pub(crate) enum Message {
     /// A payment past its limits.
-    Payment(ApprovedPayment),
+    Payment(Box<ApprovedPayment>),
     /// An escrow, within its limits or past them.
     Escrow(Box<EscrowOpening>),
 }
@@ -741,7 +741,7 @@ impl Message {
                 policyVersion: version,
                 terms: escrow.terms.clone(),
             })),
-            None => Self::Payment(ApprovedPayment {
+            None => Self::Payment(Box::new(ApprovedPayment {
                 agent,
                 to: payment.payee,
                 amount: U256::from(payment.amount.units()),
@@ -750,13 +750,13 @@ impl Message {
                 context,
                 overrides,
                 policyVersion: version,
-            }),
+            })),
         }
     }
 
     pub(crate) fn digest(&self, domain: &Eip712Domain) -> B256 {
         match self {
-            Self::Payment(message) => contract::digest(message, domain),
+            Self::Payment(message) => contract::digest(message.as_ref(), domain),
             Self::Escrow(message) => contract::digest(message.as_ref(), domain),
         }
     }
@@ -766,7 +766,7 @@ impl Message {
         domain: &Eip712Domain,
     ) -> Result<serde_json::Value, contract::TypedDataError> {
         match self {
-            Self::Payment(message) => contract::typed_data(message, domain),
+            Self::Payment(message) => contract::typed_data(message.as_ref(), domain),
             Self::Escrow(message) => contract::typed_data(message.as_ref(), domain),
         }
     }

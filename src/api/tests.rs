@@ -47,9 +47,13 @@ fn an_agent_can_only_ask() {
         mine.map(|(method, path, _)| format!("{method} {path}")).collect()
     };
     let agent = [
+        "GET /v1/escrows",
+        "GET /v1/escrows/{id}",
         "GET /v1/payments",
         "GET /v1/payments/{id}",
         "GET /v1/permissions",
+        "POST /v1/escrows",
+        "POST /v1/escrows/{id}/actions",
         "POST /v1/payments",
         "POST /v1/payments/simulate",
     ];

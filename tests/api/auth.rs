@@ -146,7 +146,7 @@ fn protected() -> Vec<(Method, String, bool)> {
             };
             let is_operators = security[0].get("operator").is_some();
             let method = method.to_uppercase().parse().unwrap();
-            all.push((method, path.replace("{id}", &id), is_operators));
+            all.push((method, path.replace("{id}", &id).replace("{name}", "ops"), is_operators));
         }
     }
     all
