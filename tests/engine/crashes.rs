@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +27,10 @@ const LANES: [(&str, &str); 4] = [
     ("dune", "devtools-co"),
 ];
 /// Purchases of one lane at most: below the agents' hourly counts.
-const LANE_LIMIT: u32 = 180;
+pub const LANE_LIMIT: u32 = 180;
+
+/// What was promised: lane, number, payment.
+pub type Promised = Vec<(usize, u32, PaymentId)>;
 
 /// Asks until there is an answer, as an agent with a stored key does.
 pub async fn insist(client: &AgentClient, body: &PaymentRequest, key: &str) -> PaymentView {
@@ -46,14 +50,15 @@ fn body(lane: usize, n: u32) -> PaymentRequest {
     request(LANES[lane].1, &format!("0.{:04}", 1 + n))
 }
 
-/// Keeps buying in every lane until told to stop; returns what was promised for each key.
-pub fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, PaymentId)>> {
+/// Keeps buying in every lane, under these numbers, until told to stop; returns what was promised for
+/// each key.
+pub fn load(world: &World, stop: &Arc<AtomicBool>, numbers: Range<u32>) -> JoinSet<Promised> {
     let mut lanes = JoinSet::new();
     for (lane, (agent, _)) in LANES.into_iter().enumerate() {
-        let (client, stop) = (world.agent(agent), Arc::clone(stop));
+        let (client, stop, numbers) = (world.agent(agent), Arc::clone(stop), numbers.clone());
         lanes.spawn(async move {
             let mut promised = Vec::new();
-            for n in 0..LANE_LIMIT {
+            for n in numbers {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
@@ -68,14 +73,13 @@ pub fn load(world: &World, stop: &Arc<AtomicBool>) -> JoinSet<Vec<(usize, u32, P
 }
 
 /// Every promise is kept, exactly once, and the daemon still knows it.
-pub async fn promises_are_kept(world: &World, lanes: JoinSet<Vec<(usize, u32, PaymentId)>>) {
-    let promised: Vec<_> = lanes.join_all().await.into_iter().flatten().collect();
+pub async fn promises_are_kept(world: &World, promised: &Promised) {
     assert!(promised.len() >= LANES.len(), "there was no load");
     world.judge().await;
     let rows: BTreeMap<_, _> =
         world.payments().await.into_iter().map(|row| (row.id, row)).collect();
     assert_eq!(rows.len(), promised.len(), "payments, promises");
-    for (lane, n, id) in &promised {
+    for (lane, n, id) in promised {
         let row = rows.get(id).unwrap_or_else(|| panic!("{id} was promised and is not there"));
         assert_eq!(row.state, State::Paid, "{id}: {:?}", row.refusal);
         assert_eq!(row.idempotency_key, format!("load-{lane}-{n}"));
@@ -91,28 +95,28 @@ async fn case_06_killed_at_random_under_load() {
     let mut rng = StdRng::seed_from_u64(seed("BURSAR_TEST_SEED"));
     let mut world = Plan::new().start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&world, &stop);
+    let lanes = load(&world, &stop, 0..LANE_LIMIT);
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(rng.gen_range(1..350))).await;
         world.kill();
         world.restart().await;
     }
     stop.store(true, Ordering::Relaxed);
-    promises_are_kept(&world, lanes).await;
+    promises_are_kept(&world, &lanes.join_all().await.concat()).await;
 }
 
 #[tokio::test]
 async fn case_29_told_to_end_under_load_it_ends_in_order_and_loses_nothing() {
     let mut world = Plan::new().start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&world, &stop);
+    let lanes = load(&world, &stop, 0..LANE_LIMIT);
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         world.stop().await;
         world.restart().await;
     }
     stop.store(true, Ordering::Relaxed);
-    promises_are_kept(&world, lanes).await;
+    promises_are_kept(&world, &lanes.join_all().await.concat()).await;
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ pub enum Backend {
 
 impl Backend {
     /// What `BURSAR_TEST_STORE` says: `sqlite` unless it is `postgres`.
-    fn of_this_run() -> Self {
+    pub fn of_this_run() -> Self {
         match std::env::var("BURSAR_TEST_STORE").as_deref() {
             Ok("postgres") => Self::Postgres,
             Ok("sqlite") | Err(_) => Self::Sqlite,
