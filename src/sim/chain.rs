@@ -409,6 +409,11 @@ fn unknown_block() -> Refused {
 }
 
 fn at<'a>(view: &'a [Arc<Block>], tag: &Value) -> Option<&'a Arc<Block>> {
+    // EIP-1898: a block by its hash, which must be on this chain.
+    if let Some(hash) = tag.get("blockHash") {
+        let hash: B256 = serde_json::from_value(hash.clone()).ok()?;
+        return view.iter().rev().find(|block| block.hash == hash);
+    }
     match tag.as_str() {
         None | Some("latest") => view.last(),
         Some(number) => {
