@@ -14,7 +14,7 @@ use std::{
 use bursar::{clock::Clock, config::Config, payment::State, refusal::Code, store::Store};
 use sqlx::Row as _;
 
-use super::crashes::{load, promises_are_kept};
+use super::crashes::{LANE_LIMIT, load, promises_are_kept};
 use crate::support::{Plan, RefusedWith, World, request, wait_for};
 
 /// A configuration beside the world's, with an empty store and anchors of its own.
@@ -61,7 +61,7 @@ async fn a_backup_under_load_is_one_moment_and_a_restored_store_goes_on() {
     let mut world = Plan::new().start().await;
     let folder = world.card.config.parent().unwrap().to_path_buf();
     let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&world, &stop);
+    let lanes = load(&world, &stop, 0..LANE_LIMIT);
     tokio::time::sleep(Duration::from_millis(700)).await;
 
     // While everything runs.
@@ -97,7 +97,7 @@ async fn a_backup_under_load_is_one_moment_and_a_restored_store_goes_on() {
     world.restart().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
-    promises_are_kept(&world, lanes).await;
+    promises_are_kept(&world, &lanes.join_all().await.concat()).await;
     let (code, said) = world.bursar(&["reconcile"]);
     assert_eq!(code, 0, "{said}");
 }
