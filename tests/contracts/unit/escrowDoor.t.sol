@@ -149,8 +149,7 @@ contract EscrowDoorTest is DoorStage {
     function test_escrow_of_another_token_is_refused() public {
         address other = deployCode("WorkEscrow.sol:WorkEscrow", abi.encode(address(wallet)));
         bytes memory code = bytes.concat(
-            vm.getCode("PolicyWallet.sol:PolicyWallet"),
-            abi.encode(usdc, other, operatorSet(), 2, DELAY, baseChanges())
+            vm.getCode("PolicyWallet.sol:PolicyWallet"), abi.encode(usdc, other, operatorSet(), 2, DELAY, baseChanges())
         );
         vm.expectRevert(IPolicyWallet.InvalidChange.selector);
         this.create(code);
