@@ -53,7 +53,8 @@ test-rust: $(NODE) ## Unit tests, histories, and the daemon on a real anvil: on 
 		engine:: api:: cli::reconcile
 	script/counts $(CURDIR)/target/counts.jsonl sqlite postgres
 
-bench: $(NODE) ## Accept latency, confirmed payments a second, RPC calls, gas, memory.
+bench: $(NODE) ## Latency and throughput near and far from the node, on both stores; cost, memory, start.
+	script/postgres install
 	cargo bench --locked --bench load
 
 lint: $(NODE) ## Formats and lints, nothing changed.

@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::fixture::request_key;
+use crate::{fixture::request_key, table::quantile};
 
 /// Longest answer's head and body.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -55,6 +55,11 @@ impl Agents {
         }
         let random = StdRng::seed_from_u64(seed);
         Self { origin: manifest.api.clone(), agents, random, made: 0 }
+    }
+
+    /// How many requests were made so far.
+    pub const fn made(&self) -> u64 {
+        self.made
     }
 
     /// Signs `count` payments of 0.0001 to 0.001 USDC, the agents in turn.
@@ -106,8 +111,8 @@ pub struct Accepted {
     pub first: Instant,
     /// From there to the last answer.
     pub elapsed: Duration,
-    /// From the moment a request was due to its answer's last byte, sorted.
-    latencies: Vec<Duration>,
+    /// From the moment a request was due to its answer's last byte, in milliseconds, sorted.
+    latencies: Vec<f64>,
 }
 
 impl Accepted {
@@ -118,8 +123,7 @@ impl Accepted {
 
     /// The latency that `per_mille` of a thousand answers stay within, in milliseconds.
     pub fn quantile_ms(&self, per_mille: usize) -> f64 {
-        let rank = (self.latencies.len() * per_mille).div_ceil(1_000).max(1);
-        self.latencies.get(rank - 1).map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+        quantile(&self.latencies, per_mille)
     }
 }
 
@@ -161,7 +165,7 @@ pub async fn send(
                 if status != 202 {
                     bail!("answered {status}: {}", String::from_utf8_lossy(&buffer));
                 }
-                latencies.push(due.elapsed());
+                latencies.push(due.elapsed().as_secs_f64() * 1_000.0);
             }
         });
     }
@@ -170,7 +174,7 @@ pub async fn send(
         latencies.extend(client??);
     }
     let elapsed = first.elapsed();
-    latencies.sort_unstable();
+    latencies.sort_by(f64::total_cmp);
     Ok(Accepted { first, elapsed, latencies })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -10,14 +10,23 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bursar::config::Config;
 
+use crate::backing::{self, Backing};
+
 /// Longest wait for the API: 10,000 agents are read from files and chain.
 const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// A daemon's configuration, where it is written, and its store.
+pub struct World {
+    pub config: Config,
+    pub path: PathBuf,
+    pub backing: Backing,
+}
 
 /// A running `bursar serve`. Dropped, it is killed.
 pub struct Daemon {
     child: Child,
     origin: String,
-    store: PathBuf,
+    backing: Backing,
     /// Seconds from the start of the process to a ready API.
     pub start_s: f64,
 }
@@ -27,10 +36,10 @@ pub struct Daemon {
 pub struct Used {
     /// Processor seconds, user and system.
     pub cpu_s: f64,
-    /// Bytes handed to the block layer.
+    /// The same of the store's own processes.
+    pub store_cpu_s: f64,
+    /// Bytes handed to the block layer, by the daemon and the store's own processes.
     pub written: u64,
-    /// Bytes of the database, without the write-ahead log, which is used again and again.
-    pub stored: u64,
     pub rpc_calls: u64,
     pub gas: u64,
     pub paid: u64,
@@ -38,12 +47,12 @@ pub struct Used {
 }
 
 impl Used {
-    /// The difference to an earlier reading. (A store that was checkpointed may have shrunk.)
+    /// The difference to an earlier reading.
     pub fn since(self, before: Self) -> Self {
         Self {
             cpu_s: self.cpu_s - before.cpu_s,
-            written: self.written - before.written,
-            stored: self.stored.saturating_sub(before.stored),
+            store_cpu_s: self.store_cpu_s - before.store_cpu_s,
+            written: self.written.saturating_sub(before.written),
             rpc_calls: self.rpc_calls - before.rpc_calls,
             gas: self.gas - before.gas,
             paid: self.paid - before.paid,
@@ -54,7 +63,8 @@ impl Used {
 
 impl Daemon {
     /// Starts it and waits until it is ready.
-    pub async fn start(config: &Config, path: &Path) -> Result<Self> {
+    pub async fn start(world: &World) -> Result<Self> {
+        let World { config, path, backing } = world;
         fs::write(path, toml::to_string(config)?)?;
         let log = fs::File::create(path.with_extension("log"))?;
         let started = Instant::now();
@@ -66,8 +76,8 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .context("bursar serve")?;
-        let store = PathBuf::from(config.store.trim_start_matches("sqlite:"));
-        let mut daemon = Self { child, origin: config.public_origin.clone(), store, start_s: 0.0 };
+        let (origin, backing) = (config.public_origin.clone(), backing.clone());
+        let mut daemon = Self { child, origin, backing, start_s: 0.0 };
         while started.elapsed() < START_LIMIT {
             if let Some(status) = daemon.child.try_wait()? {
                 let log = fs::read_to_string(path.with_extension("log")).unwrap_or_default();
@@ -90,10 +100,12 @@ impl Daemon {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|value| value.parse().ok()).unwrap_or_default()
         };
+        let (store_cpu_s, store_written) = self.backing.used()?;
+        let pid = self.child.id();
         Ok(Used {
-            cpu_s: self.cpu_s()?,
-            written: self.proc_field("io", "write_bytes:")?,
-            stored: fs::metadata(&self.store)?.len(),
+            cpu_s: backing::own_cpu_s(pid)?,
+            store_cpu_s,
+            written: backing::field(pid, "io", "write_bytes:")? + store_written,
             rpc_calls: metric("bursar_rpc_calls"),
             gas: metric("bursar_gas_used_total"),
             paid: metric("bursar_payments_paid_total"),
@@ -122,7 +134,7 @@ impl Daemon {
 
     /// Resident memory now and at its highest, in bytes.
     pub fn memory(&self) -> Result<(u64, u64)> {
-        let kib = |name| self.proc_field("status", name).map(|kib| kib * 1024);
+        let kib = |name| backing::field(self.child.id(), "status", name).map(|kib| kib * 1024);
         Ok((kib("VmRSS:")?, kib("VmHWM:")?))
     }
 
@@ -131,24 +143,6 @@ impl Daemon {
         Command::new("kill").arg(self.child.id().to_string()).status()?;
         self.child.wait()?;
         Ok(())
-    }
-
-    fn proc_field(&self, file: &str, name: &str) -> Result<u64> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-            .with_context(|| format!("{path} has no {name}"))
-    }
-
-    /// Fields 14 and 15 of proc(5) stat, in hundredths of a second.
-    fn cpu_s(&self) -> Result<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after_name = text.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).context("/proc/PID/stat")?;
-        Ok((user + system) / 100.0)
     }
 }
 

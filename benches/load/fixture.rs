@@ -1,6 +1,11 @@
 //! What a run starts from: policy files without count limits, and a store with a past.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs::{self, File},
+    io::{BufReader, BufWriter},
+    path::Path,
+    time::Instant,
+};
 
 use alloy::primitives::U256;
 use anyhow::{Context as _, Result};
@@ -9,6 +14,7 @@ use bursar::{
     config::Config, devnet::Manifest, payment::AgentId, reconcile::Mark, rpc::Rpc, store::Store,
 };
 use ed25519_dalek::SigningKey;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
 
@@ -93,6 +99,24 @@ pub async fn history(
     tx.commit().await?;
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
     db.close().await?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Puts everything of one store into an empty one, through a backup in `work`. Returns how long
+/// that took.
+pub async fn copy(from: &str, to: &str, work: &Path) -> Result<f64> {
+    let started = Instant::now();
+    let path = work.join("backup");
+    let store = Store::open(from).await?;
+    let file = BufWriter::new(File::create(&path)?);
+    store.backup(file, Timestamp::now().as_millisecond(), |_, _| {}).await?;
+    store.close().await;
+    let store = Store::open(to).await?;
+    let mut tx = store.begin().await?;
+    tx.restore(BufReader::new(File::open(&path)?), |_, _| {}).await?;
+    tx.commit().await?;
+    store.close().await;
+    fs::remove_file(&path)?;
     Ok(started.elapsed().as_secs_f64())
 }
 

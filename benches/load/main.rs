@@ -2,23 +2,35 @@
 //!
 //! Starts a devnet and `bursar serve` as processes, sends signed payments over HTTP, and prints
 //! what was accepted and confirmed, at what cost, beside what the same chain takes of plain
-//! transfers in the same run. `BENCH_QUICK=1` takes less than a minute. Everything is seeded; the
+//! transfers in the same run; then the same with a node at a distance, and on PostgreSQL beside
+//! SQLite. `BENCH_QUICK=1` takes less than two minutes, with a smaller past. Everything is seeded; the
 //! machine is not, so every figure comes with its conditions and, where it is cheap, its spread.
 //! The figures also go to `target/bench.json`.
 #![expect(clippy::float_arithmetic, reason = "rates and times; no money is counted here")]
 #![expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
 
+mod backing;
 mod ceiling;
 mod clients;
 mod daemon;
+mod distance;
 mod fixture;
+mod table;
+
+// Shared with the tests, whose helpers fail by panicking.
+#[path = "../../tests/support/postgres.rs"]
+#[expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench without its server ends")]
+mod postgres;
+#[path = "../../tests/support/proxy/wire.rs"]
+#[expect(clippy::unwrap_used, dead_code, reason = "half of a proxy is needed")]
+mod wire;
 
 use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -27,17 +39,25 @@ use bursar::{
     config::Config,
     devnet::{Devnet, Manifest, Options},
 };
-use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use backing::Backing;
 use ceiling::{Asset, Ceiling};
 use clients::{Accepted, Agents};
-use daemon::{Daemon, Used};
+use daemon::{Daemon, Used, World};
+use distance::{Asked, Distance, Journeys};
+use postgres::Postgres;
+use table::{Figures, Series, quantile, rounded, section};
 
 /// Connections, each with one request open.
 const CLIENTS: u32 = 64;
 /// Requests a second where latency is measured at a fixed rate.
 const PACE: f64 = 1_000.0;
+/// Requests a second where the way of a payment is timed with a node at a distance.
+const FAR_PACE: f64 = 200.0;
+/// Round trips to the node, in milliseconds, with their names in the report.
+const ROUND_TRIPS: [(u64, &str); 3] = [(0, "0 ms"), (20, "20 ms"), (50, "50 ms")];
 /// Seed of requests and keys.
 const SEED: u64 = 8_402;
 /// Longest wait for the last payment of a run.
@@ -50,6 +70,10 @@ struct Size {
     burst: u64,
     /// Payments of the run at a fixed rate.
     paced: u64,
+    /// Payments at each distance, as fast as they go.
+    far: u64,
+    /// Payments at each distance, at a fixed rate.
+    far_paced: u64,
     /// Repetitions, with and without history in turn.
     repeats: u32,
     /// Plain transfers of each kind.
@@ -63,13 +87,23 @@ struct Size {
 const FULL: Size = Size {
     burst: 10_000,
     paced: 15_000,
+    far: 5_000,
+    far_paced: 2_000,
     repeats: 3,
     transfers: 6_000,
     agents: 10_000,
     history: 1_000_000,
 };
-const QUICK: Size =
-    Size { burst: 3_000, paced: 4_000, repeats: 1, transfers: 1_800, agents: 500, history: 50_000 };
+const QUICK: Size = Size {
+    burst: 3_000,
+    paced: 4_000,
+    far: 1_500,
+    far_paced: 500,
+    repeats: 1,
+    transfers: 1_800,
+    agents: 500,
+    history: 50_000,
+};
 
 /// One load run's figures.
 struct Run {
@@ -78,6 +112,23 @@ struct Run {
     settled_s: f64,
     count: u64,
     used: Used,
+}
+
+/// A run on a new daemon and what its store kept of it.
+struct Kept {
+    run: Run,
+    start_s: f64,
+    /// Bytes of the database a payment.
+    stored: f64,
+}
+
+/// What was measured with a node at a distance.
+struct Far {
+    burst: Run,
+    asked: Asked,
+    steady: Run,
+    steady_asked: Asked,
+    journeys: Journeys,
 }
 
 fn main() -> Result<()> {
@@ -124,48 +175,75 @@ async fn bench() -> Result<()> {
     Ok(())
 }
 
-/// The two worlds that are compared, on one chain.
+/// The worlds that are compared, on one chain.
 struct Bench {
     agents: Agents,
     ceiling: Ceiling,
     api: std::net::SocketAddr,
     /// The devnet's agents, no past.
-    small: (Config, PathBuf),
+    small: World,
+    /// The same, its node behind `distance`.
+    far: World,
+    distance: Distance,
+    /// The same as `small` on PostgreSQL.
+    served: World,
     /// All agents and the past.
-    large: (Config, PathBuf),
+    large: World,
+    /// The same on PostgreSQL.
+    large_served: World,
     history_s: f64,
+    copy_s: f64,
+    /// They end with the bench.
+    _servers: [Postgres; 2],
 }
 
 impl Bench {
     async fn prepare(manifest: &Manifest, work: &Path, size: &Size) -> Result<Self> {
         let base = Config::read(&manifest.config)?;
-        let world = |name: &str| {
+        let world = |name: &str, policies: &str, backing: Backing| {
             let mut config = base.clone();
-            config.store = format!("sqlite:{}", work.join(format!("{name}.db")).display());
-            config.policies = work.join(format!("{name}-policies"));
+            config.store = backing.url();
+            config.policies = work.join(policies);
             config.audit_anchors = work.join(format!("{name}.anchors"));
-            (config, work.join(format!("{name}.toml")))
+            World { config, path: work.join(format!("{name}.toml")), backing }
         };
-        let (small, large) = (world("small"), world("large"));
-        fixture::policies(manifest, &small.0.policies, 0)?;
-        let names = fixture::policies(manifest, &large.0.policies, size.agents)?;
+        let file = |name: &str| Backing::File(work.join(name));
+        let servers = [Postgres::start(), Postgres::start()];
+        let small = world("small", "small-policies", file("small.db"));
+        let mut far = world("far", "small-policies", file("far.db"));
+        let served = world("served", "small-policies", Backing::server(&servers[0]));
+        let large = world("large", "large-policies", file("large.db"));
+        let large_served = world("large-served", "large-policies", Backing::server(&servers[1]));
+        let distance = Distance::start(&manifest.rpc).await?;
+        far.config.chain.rpc = vec![distance.url()];
+        fixture::policies(manifest, &small.config.policies, 0)?;
+        let names = fixture::policies(manifest, &large.config.policies, size.agents)?;
         say(&format!("a store with {} past payments of {} agents", size.history, names.len()));
-        let store = work.join("large.db");
-        let history_s = fixture::history(&store, &names, manifest, size.history).await?;
+        let history_s =
+            fixture::history(&work.join("large.db"), &names, manifest, size.history).await?;
+        say("the same on PostgreSQL");
+        let copy_s = fixture::copy(&large.config.store, &large_served.config.store, work).await?;
         Ok(Self {
             agents: Agents::new(manifest, SEED),
             ceiling: Ceiling::prepare(manifest).await?,
             api: base.listen,
             small,
+            far,
+            distance,
+            served,
             large,
+            large_served,
             history_s,
+            copy_s,
+            _servers: servers,
         })
     }
 
     async fn run(&mut self, size: &Size) -> Result<Value> {
         let (mut ether, mut usdc) = (Vec::new(), Vec::new());
-        let (mut small, mut large) = (Vec::new(), Vec::new());
-        let (mut memory, mut starts) = (Vec::new(), Vec::new());
+        let (mut small, mut served, mut large) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut memory, mut starts, mut served_starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut far: [Vec<Far>; ROUND_TRIPS.len()] = Default::default();
         let mut paced = None;
         for turn in 1..=size.repeats {
             say(&format!("round {turn} of {}: plain transfers", size.repeats));
@@ -173,19 +251,17 @@ impl Bench {
             usdc.push(self.ceiling.measure(Asset::Usdc, size.transfers).await?);
 
             say(&format!("round {turn}: payments, no past"));
-            fixture::caught_up(&self.small.0).await?;
-            let daemon = Daemon::start(&self.small.0, &self.small.1).await?;
-            self.load(&daemon, 300, None).await?;
-            if turn == 1 {
-                let run = self.load(&daemon, size.paced, Some(PACE)).await?;
-                paced = Some(run);
-            }
-            small.push(self.load(&daemon, size.burst, None).await?);
-            daemon.stop()?;
+            let in_turn = (turn == 1).then_some(&mut paced);
+            small.push(self.kept(|bench| &bench.small, size, in_turn).await?);
+            say(&format!("round {turn}: the same on PostgreSQL"));
+            served.push(self.kept(|bench| &bench.served, size, None).await?);
+
+            say(&format!("round {turn}: payments with a node at a distance"));
+            self.far_runs(size, &mut far).await?;
 
             say(&format!("round {turn}: payments, {} agents and the past", size.agents));
-            fixture::caught_up(&self.large.0).await?;
-            let daemon = Daemon::start(&self.large.0, &self.large.1).await?;
+            fixture::caught_up(&self.large.config).await?;
+            let daemon = Daemon::start(&self.large).await?;
             starts.push(daemon.start_s);
             let (after_start, _) = daemon.memory()?;
             self.load(&daemon, 300, None).await?;
@@ -193,9 +269,71 @@ impl Bench {
             let (after_load, peak) = daemon.memory()?;
             memory.push([after_start as f64, after_load as f64, peak as f64].map(|b| b / MEGABYTE));
             daemon.stop()?;
+
+            say(&format!("round {turn}: start on PostgreSQL, the same agents and past"));
+            fixture::caught_up(&self.large_served.config).await?;
+            let daemon = Daemon::start(&self.large_served).await?;
+            served_starts.push(daemon.start_s);
+            daemon.stop()?;
         }
         let paced = paced.context("no round was run")?;
-        Ok(self.report(size, &paced, &small, &large, [&ether, &usdc], &memory, &starts))
+        let mut figures = Figures::default();
+        let near: Vec<&Run> = small.iter().map(|kept| &kept.run).collect();
+        let large: Vec<&Run> = large.iter().collect();
+        Self::report(&mut figures, size, &paced, &near, &large, [&ether, &usdc], &memory, &starts);
+        report_far(&mut figures, &far);
+        let stores = [(small.as_slice(), starts), (served.as_slice(), served_starts)];
+        report_stores(&mut figures, size, stores);
+        figures.json.insert("history_made_s".into(), json!(rounded(self.history_s)));
+        figures.json.insert("history_copied_s".into(), json!(rounded(self.copy_s)));
+        Ok(json!(figures.json))
+    }
+
+    /// A run as fast as payments go on a new daemon, after one at a fixed rate if that is asked for.
+    async fn kept(
+        &mut self,
+        world: impl Fn(&Self) -> &World,
+        size: &Size,
+        paced: Option<&mut Option<Run>>,
+    ) -> Result<Kept> {
+        fixture::caught_up(&world(self).config).await?;
+        let (made, stored) = (self.agents.made(), world(self).backing.stored().await?);
+        let daemon = Daemon::start(world(self)).await?;
+        let start_s = daemon.start_s;
+        self.load(&daemon, 300, None).await?;
+        if let Some(paced) = paced {
+            *paced = Some(self.load(&daemon, size.paced, Some(PACE)).await?);
+        }
+        let run = self.load(&daemon, size.burst, None).await?;
+        // Ended, the daemon has brought its log into the database.
+        daemon.stop()?;
+        let stored = world(self).backing.stored().await?.saturating_sub(stored);
+        let stored = stored as f64 / (self.agents.made() - made) as f64;
+        Ok(Kept { run, start_s, stored })
+    }
+
+    /// The same daemon with its node at every distance in turn.
+    async fn far_runs(&mut self, size: &Size, far: &mut [Vec<Far>]) -> Result<()> {
+        self.distance.set(Duration::ZERO);
+        fixture::caught_up(&self.far.config).await?;
+        let daemon = Daemon::start(&self.far).await?;
+        self.load(&daemon, 300, None).await?;
+        for ((round_trip_ms, _), runs) in ROUND_TRIPS.into_iter().zip(far) {
+            self.distance.set(Duration::from_millis(round_trip_ms));
+            let before = self.distance.asked();
+            let burst = self.load(&daemon, size.far, None).await?;
+            let between = self.distance.asked();
+            let since_ms = Timestamp::now().as_millisecond();
+            let steady = self.load(&daemon, size.far_paced, Some(FAR_PACE)).await?;
+            runs.push(Far {
+                burst,
+                asked: between.since(before),
+                steady,
+                steady_asked: self.distance.asked().since(between),
+                journeys: self.distance.journeys(&self.far.backing, since_ms).await?,
+            });
+        }
+        daemon.stop()
     }
 
     /// Sends `count` payments and waits until all are final.
@@ -213,22 +351,22 @@ impl Bench {
 
     #[expect(clippy::too_many_arguments, reason = "the series of one report")]
     fn report(
-        &self,
+        figures: &mut Figures,
         size: &Size,
         paced: &Run,
-        small: &[Run],
-        large: &[Run],
+        small: &[&Run],
+        large: &[&Run],
         [ether, usdc]: [&[f64]; 2],
         memory: &[[f64; 3]],
         starts: &[f64],
-    ) -> Value {
-        let over = |runs: &[Run], figure: &dyn Fn(&Run) -> f64| {
-            Series::new(runs.iter().map(figure).collect())
+    ) {
+        let over = |runs: &[&Run], figure: &dyn Fn(&Run) -> f64| {
+            Series::new(runs.iter().map(|run| figure(run)).collect())
         };
-        let per_payment = |runs: &[Run], figure: &dyn Fn(&Used) -> f64| {
+        let per_payment = |runs: &[&Run], figure: &dyn Fn(&Used) -> f64| {
             over(runs, &|run| figure(&run.used) / run.count as f64)
         };
-        let at_pace = std::slice::from_ref(paced);
+        let at_pace = &[paced];
         let p50 = |run: &Run| run.accepted.quantile_ms(500);
         let p99 = |run: &Run| run.accepted.quantile_ms(990);
         let accepts = |run: &Run| run.accepted.per_second();
@@ -238,7 +376,6 @@ impl Bench {
         let column = |index: usize| Series::new(memory.iter().map(|row| row[index]).collect());
         let cpu = |used: &Used| used.cpu_s * 1e6;
         let (cpu_small, cpu_large) = (per_payment(small, &cpu), per_payment(large, &cpu));
-        let mut figures = Figures::default();
 
         figures.table(
             &format!(
@@ -276,7 +413,6 @@ impl Bench {
                 ("processor time of the daemon", "µs", cpu_small.clone(), ""),
                 ("the same at 1,000 requests/s", "µs", per_payment(at_pace, &cpu), "<= 1,000"),
                 ("bytes written to disk", "", per_payment(small, &|u| u.written as f64), ""),
-                ("bytes kept in the store", "", per_payment(at_pace, &|u| u.stored as f64), ""),
             ],
         );
         figures.table(
@@ -299,70 +435,89 @@ impl Bench {
                 ),
             ],
         );
-        figures.json.insert("history_made_s".into(), json!(rounded(self.history_s)));
-        json!(figures.json)
     }
 }
 
-/// A figure over the rounds.
-#[derive(Clone)]
-struct Series(Vec<f64>);
+/// One row of figures side by side.
+type Row = (&'static str, &'static str, Vec<Series>);
 
-impl Series {
-    fn new(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        Self(values)
-    }
-
-    fn median(&self) -> f64 {
-        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
-    }
-
-    fn ends(&self) -> (f64, f64) {
-        let end = |value: Option<&f64>| value.copied().unwrap_or_default();
-        (end(self.0.first()), end(self.0.last()))
-    }
-
-    /// The medians' ratio.
-    fn over(&self, baseline: &Self) -> Self {
-        Self(vec![self.median() / baseline.median()])
-    }
+fn report_far(figures: &mut Figures, far: &[Vec<Far>]) {
+    let row = |name, unit, figure: &dyn Fn(&Far) -> f64| -> Row {
+        let series = |runs: &Vec<Far>| Series::new(runs.iter().map(figure).collect());
+        (name, unit, far.iter().map(series).collect())
+    };
+    let a_payment = |figure: f64, run: &Run| figure / run.count as f64;
+    figures.beside(
+        "A node at a distance: round trip added by a proxy, same daemon, SQLite",
+        &ROUND_TRIPS.map(|(_, name)| name),
+        vec![
+            row("flat out: accepted", "1/s", &|far| far.burst.accepted.per_second()),
+            row("flat out: accept p50", "ms", &|far| far.burst.accepted.quantile_ms(500)),
+            row("flat out: accept p99", "ms", &|far| far.burst.accepted.quantile_ms(990)),
+            row("flat out: confirmed", "1/s", &|far| far.burst.count as f64 / far.burst.settled_s),
+            row("at 200/s: accept p50", "ms", &|far| far.steady.accepted.quantile_ms(500)),
+            row("at 200/s: accept p99", "ms", &|far| far.steady.accepted.quantile_ms(990)),
+            row("at 200/s: accepted to sent, p50", "ms", &|f| quantile(&f.journeys.to_sent, 500)),
+            row("at 200/s: accepted to sent, p99", "ms", &|f| quantile(&f.journeys.to_sent, 990)),
+            row("at 200/s: accepted to final, p50", "ms", &|f| quantile(&f.journeys.to_final, 500)),
+            row("at 200/s: accepted to final, p99", "ms", &|f| quantile(&f.journeys.to_final, 990)),
+            row("flat out: RPC calls a payment", "", &|far| {
+                a_payment(far.asked.calls as f64, &far.burst)
+            }),
+            row("flat out: HTTP requests to the node a payment", "", &|far| {
+                a_payment(far.asked.requests as f64, &far.burst)
+            }),
+            row("at 200/s: RPC calls a payment", "", &|far| {
+                a_payment(far.steady_asked.calls as f64, &far.steady)
+            }),
+            row("flat out: processor time a payment", "µs", &|far| {
+                a_payment(far.burst.used.cpu_s * 1e6, &far.burst)
+            }),
+            row("at 200/s: processor time a payment", "µs", &|far| {
+                a_payment(far.steady.used.cpu_s * 1e6, &far.steady)
+            }),
+            row("flat out: bytes written a payment", "", &|far| {
+                a_payment(far.burst.used.written as f64, &far.burst)
+            }),
+        ],
+    );
 }
 
-#[derive(Default)]
-struct Figures {
-    json: serde_json::Map<String, Value>,
-}
-
-impl Figures {
-    /// Prints a table of medians with their spread, and keeps it for the JSON.
-    fn table(&mut self, title: &str, rows: Vec<(&str, &str, Series, &str)>) {
-        let mut shown = Vec::new();
-        let mut kept = BTreeMap::new();
-        for (name, unit, series, aim) in rows {
-            let (low, high) = series.ends();
-            let spread = if series.0.len() > 1 {
-                format!("{} … {}", figure(low), figure(high))
-            } else {
-                String::new()
-            };
-            shown.push(vec![
-                name.to_owned(),
-                figure(series.median()),
-                unit.to_owned(),
-                spread,
-                aim.to_owned(),
-            ]);
-            let all: Vec<f64> = series.0.iter().map(|value| rounded(*value)).collect();
-            let median = rounded(series.median());
-            kept.insert(
-                name.to_owned(),
-                json!({ "median": median, "all": all, "unit": unit, "aim": aim }),
-            );
-        }
-        println!("{}", section(title, &["", "median", "", "spread", "aim"], &shown));
-        self.json.insert(title.to_owned(), json!(kept));
-    }
+/// For each store its runs without a past, and its starts with one.
+fn report_stores(figures: &mut Figures, size: &Size, stores: [(&[Kept], Vec<f64>); 2]) {
+    let row = |name, unit, figure: &dyn Fn(&Kept) -> f64| -> Row {
+        let series = |(runs, _): &(&[Kept], _)| Series::new(runs.iter().map(figure).collect());
+        (name, unit, stores.iter().map(series).collect())
+    };
+    let a_payment = |run: &Run, figure: f64| figure / run.count as f64;
+    let rows = vec![
+        row("accepted", "1/s", &|kept| kept.run.accepted.per_second()),
+        row("accept p50", "ms", &|kept| kept.run.accepted.quantile_ms(500)),
+        row("accept p99", "ms", &|kept| kept.run.accepted.quantile_ms(990)),
+        row("confirmed", "1/s", &|kept| kept.run.count as f64 / kept.run.settled_s),
+        row("RPC calls a payment", "", &|k| a_payment(&k.run, k.run.used.rpc_calls as f64)),
+        row("processor time a payment: daemon", "µs", &|kept| {
+            a_payment(&kept.run, kept.run.used.cpu_s * 1e6)
+        }),
+        row("processor time a payment: with the store's server", "µs", &|kept| {
+            a_payment(&kept.run, (kept.run.used.cpu_s + kept.run.used.store_cpu_s) * 1e6)
+        }),
+        row("bytes written to disk a payment", "", &|kept| {
+            a_payment(&kept.run, kept.run.used.written as f64)
+        }),
+        row("bytes kept in the store a payment", "", &|kept| kept.stored),
+        row("start to ready, no past", "s", &|kept| kept.start_s),
+        (
+            "start to ready, with the past",
+            "s",
+            stores.iter().map(|(_, starts)| Series::new(starts.clone())).collect(),
+        ),
+    ];
+    let title = format!(
+        "SQLite and PostgreSQL, as fast as payments go; the past: {} agents, {} payments",
+        size.agents, size.history
+    );
+    figures.beside(&title, &["SQLite", "PostgreSQL"], rows);
 }
 
 /// What the figures depend on.
@@ -382,7 +537,7 @@ fn conditions(work: &Path, quick: bool) -> Result<BTreeMap<&'static str, String>
         ("memory", line("/proc/meminfo", "MemTotal")),
         ("load before", load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
         ("fsync of 4 KiB, median", format!("{:.2} ms", fsync_ms(work)?)),
-        ("store", "SQLite, WAL, synchronous=FULL".to_owned()),
+        ("store", "SQLite, WAL, synchronous=FULL; PostgreSQL, synchronous_commit=on".to_owned()),
         ("chain", "anvil, 200 ms blocks, 1 confirmation, batches of 100, 3 relayers".to_owned()),
         ("seed", SEED.to_string()),
     ]))
@@ -405,39 +560,6 @@ fn fsync_ms(work: &Path) -> Result<f64> {
 
 fn pairs(conditions: &BTreeMap<&'static str, String>) -> Vec<Vec<String>> {
     conditions.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect()
-}
-
-fn section(title: &str, header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
-    if header.iter().any(|name| !name.is_empty()) {
-        table.set_header(header);
-    }
-    for row in rows {
-        table.add_row(row.iter().enumerate().map(|(index, text)| {
-            let number = index == 1 && row.len() > 2;
-            Cell::new(text).set_alignment(if number {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            })
-        }));
-    }
-    format!("{title}\n{table}\n")
-}
-
-/// Three significant digits, whole above a hundred.
-fn figure(value: f64) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value if value >= 0.1 => format!("{value:.2}"),
-        value => format!("{value:.4}"),
-    }
-}
-
-fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
 }
 
 fn say(what: &str) {

@@ -35,8 +35,14 @@ impl Postgres {
         &self.url
     }
 
+    /// The process whose descendants the server is.
+    #[allow(dead_code, reason = "only the benches count what it uses")]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Gives the server an order of `script/postgres`, and waits until it is carried out.
-    #[allow(dead_code, reason = "the unit tests of the store give none")]
+    #[allow(dead_code, reason = "the unit tests of the store and the benches give none")]
     pub fn order(&mut self, order: &str) {
         writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
         assert_eq!(self.answers.next().unwrap().unwrap(), "done");
