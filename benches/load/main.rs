@@ -144,7 +144,7 @@ async fn bench() -> Result<()> {
     fs::create_dir_all(&target)?;
     // On the disk of the source tree: a temporary folder may be memory, where fsync costs nothing.
     let work = tempfile::Builder::new().prefix("bench-").tempdir_in(&target)?;
-    let conditions = conditions(work.path(), quick)?;
+    let conditions = conditions(work.path(), &size, quick)?;
     println!("{}", section("Conditions", &["", ""], &pairs(&conditions)));
 
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -257,7 +257,7 @@ impl Bench {
             served.push(self.kept(|bench| &bench.served, size, None).await?);
 
             say(&format!("round {turn}: payments with a node at a distance"));
-            self.far_runs(size, &mut far).await?;
+            self.far_runs(size, turn, &mut far).await?;
 
             say(&format!("round {turn}: payments, {} agents and the past", size.agents));
             fixture::caught_up(&self.large.config).await?;
@@ -312,20 +312,23 @@ impl Bench {
         Ok(Kept { run, start_s, stored })
     }
 
-    /// The same daemon with its node at every distance in turn.
-    async fn far_runs(&mut self, size: &Size, far: &mut [Vec<Far>]) -> Result<()> {
+    /// The same daemon with its node at every distance in turn, beginning with another in each
+    /// round.
+    async fn far_runs(&mut self, size: &Size, turn: u32, far: &mut [Vec<Far>]) -> Result<()> {
         self.distance.set(Duration::ZERO);
         fixture::caught_up(&self.far.config).await?;
         let daemon = Daemon::start(&self.far).await?;
-        self.load(&daemon, 300, None).await?;
-        for ((round_trip_ms, _), runs) in ROUND_TRIPS.into_iter().zip(far) {
-            self.distance.set(Duration::from_millis(round_trip_ms));
+        // Not measured: the first of three would else be the one on a cold daemon.
+        self.load(&daemon, size.far, None).await?;
+        let turn = usize::try_from(turn)?;
+        for place in (0..ROUND_TRIPS.len()).map(|i| (i + turn - 1) % ROUND_TRIPS.len()) {
+            self.distance.set(Duration::from_millis(ROUND_TRIPS[place].0));
             let before = self.distance.asked();
             let burst = self.load(&daemon, size.far, None).await?;
             let between = self.distance.asked();
             let since_ms = Timestamp::now().as_millisecond();
             let steady = self.load(&daemon, size.far_paced, Some(FAR_PACE)).await?;
-            runs.push(Far {
+            far[place].push(Far {
                 burst,
                 asked: between.since(before),
                 steady,
@@ -521,22 +524,29 @@ fn report_stores(figures: &mut Figures, size: &Size, stores: [(&[Kept], Vec<f64>
 }
 
 /// What the figures depend on.
-fn conditions(work: &Path, quick: bool) -> Result<BTreeMap<&'static str, String>> {
+fn conditions(work: &Path, size: &Size, quick: bool) -> Result<BTreeMap<&'static str, String>> {
     let line = |path: &str, name: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let found = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         found.split_once(':').map_or(found, |(_, value)| value).trim().to_owned()
     };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut past = format!("{} payments of {} agents", size.history, size.agents);
+    if quick {
+        past += &format!(" (full mode: {} of {})", FULL.history, FULL.agents);
+    }
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     Ok(BTreeMap::from([
         ("build", if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
         ("mode", if quick { "quick" } else { "full" }.to_owned()),
+        ("past", past),
         ("cores", format!("{cores}, shared by daemon, chain and clients")),
         ("processor", line("/proc/cpuinfo", "model name")),
         ("memory", line("/proc/meminfo", "MemTotal")),
         ("load before", load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
         ("fsync of 4 KiB, median", format!("{:.2} ms", fsync_ms(work)?)),
+        // Its user may not reach the source tree: its files are temporary ones.
+        ("… where PostgreSQL writes", format!("{:.2} ms", fsync_ms(tempfile::tempdir()?.path())?)),
         ("store", "SQLite, WAL, synchronous=FULL; PostgreSQL, synchronous_commit=on".to_owned()),
         ("chain", "anvil, 200 ms blocks, 1 confirmation, batches of 100, 3 relayers".to_owned()),
         ("seed", SEED.to_string()),
