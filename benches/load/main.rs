@@ -546,7 +546,10 @@ fn conditions(work: &Path, size: &Size, quick: bool) -> Result<BTreeMap<&'static
         ("load before", load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
         ("fsync of 4 KiB, median", format!("{:.2} ms", fsync_ms(work)?)),
         // Its user may not reach the source tree: its files are temporary ones.
-        ("… where PostgreSQL writes", format!("{:.2} ms", fsync_ms(tempfile::tempdir()?.path())?)),
+        (
+            "fsync where PostgreSQL writes",
+            format!("{:.2} ms", fsync_ms(tempfile::tempdir()?.path())?),
+        ),
         ("store", "SQLite, WAL, synchronous=FULL; PostgreSQL, synchronous_commit=on".to_owned()),
         ("chain", "anvil, 200 ms blocks, 1 confirmation, batches of 100, 3 relayers".to_owned()),
         ("seed", SEED.to_string()),
