@@ -74,7 +74,7 @@ contract WorkEscrow is Agreement {
         require(msg.sender == terms.payer, NotPayer(msg.sender));
         escrowId = _open(terms, payouts);
         uint256 before = _balanceOf(address(this));
-        _collect(before, terms.amount, _transferFrom(msg.sender, address(this), terms.amount));
+        _arrived(address(this), before, terms.amount, _transferFrom(msg.sender, address(this), terms.amount));
     }
 
     /// @inheritdoc IWorkEscrow
@@ -86,14 +86,7 @@ contract WorkEscrow is Agreement {
         bytes calldata signature
     ) external locked returns (bytes32 escrowId) {
         escrowId = _open(terms, payouts);
-        uint256 before = _balanceOf(address(this));
-        (bool done,) = TOKEN.call(
-            abi.encodeCall(
-                IReceiveWithAuthorization.receiveWithAuthorization,
-                (terms.payer, address(this), terms.amount, validAfter, validBefore, escrowId, signature)
-            )
-        );
-        _collect(before, terms.amount, done);
+        _receive(terms.payer, terms.amount, validAfter, validBefore, escrowId, signature);
     }
 
     function _open(Terms calldata terms, Payout[] calldata payouts) private returns (bytes32 escrowId) {
@@ -105,12 +98,6 @@ contract WorkEscrow is Agreement {
         emit JobCreated(uint256(escrowId), terms.payer, terms.payee, terms.arbiter, terms.submitBy, address(0));
         emit EscrowAuthorized(escrowId, terms, payouts);
         emit JobFunded(uint256(escrowId), terms.payer, terms.amount);
-    }
-
-    function _collect(uint256 before, uint256 amount, bool done) private view {
-        unchecked {
-            require(done && _balanceOf(address(this)) == before + amount, TokenCollectionFailed());
-        }
     }
 
     /* WORK */
@@ -234,21 +221,46 @@ contract WorkEscrow is Agreement {
 
     /// @inheritdoc IWorkEscrow
     function refund(Terms calldata terms, uint64 returnedTotal) external locked {
-        (bytes32 escrowId, EscrowState state) = _load(terms);
+        (, uint256 amount, uint256 held) = _giveBack(terms, msg.sender, returnedTotal);
+        _arrived(terms.payer, held, amount, _transferFrom(msg.sender, terms.payer, amount));
+    }
+
+    /// @inheritdoc IWorkEscrow
+    function refundWithAuthorization(
+        Terms calldata terms,
+        address from,
+        uint64 returnedTotal,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes calldata signature
+    ) external locked {
+        (bytes32 escrowId, uint256 amount, uint256 held) = _giveBack(terms, from, returnedTotal);
+        // 64 bytes hashed, where an escrow's id hashes 66: no nonce of a return is one of a funding.
+        bytes32 nonce = keccak256(abi.encode(escrowId, returnedTotal));
+        _receive(from, amount, validAfter, validBefore, nonce, signature);
+        // What the payer had is from before the collection: it cannot give back to itself here either.
+        _arrived(terms.payer, held, amount, _transfer(terms.payer, amount));
+    }
+
+    /// @dev Books that `from` raises what came back to `returnedTotal`.
+    /// @return escrowId of the terms
+    /// @return amount to be moved to the payer
+    /// @return held what the payer has before
+    function _giveBack(Terms calldata terms, address from, uint64 returnedTotal)
+        private
+        returns (bytes32 escrowId, uint256 amount, uint256 held)
+    {
+        EscrowState state;
+        (escrowId, state) = _load(terms);
         _require(state.status() != Status.None, state, Status.Completed);
         uint256 before = state.returned();
         require(returnedTotal > before, NotIncreasing(returnedTotal, before));
-        uint256 amount = returnedTotal - before;
+        amount = returnedTotal - before;
         uint256 left = state.captured() - before;
         require(amount <= left, ExceedsRemaining(amount, left));
         _states[escrowId] = state.addReturned(amount);
-        emit PaymentReturned(uint256(escrowId), msg.sender, amount, returnedTotal);
-
-        uint256 held = _balanceOf(terms.payer);
-        bool done = _transferFrom(msg.sender, terms.payer, amount);
-        unchecked {
-            require(done && _balanceOf(terms.payer) == held + amount, TokenCollectionFailed());
-        }
+        emit PaymentReturned(uint256(escrowId), from, amount, returnedTotal);
+        held = _balanceOf(terms.payer);
     }
 
     /// @inheritdoc IWorkEscrow
@@ -354,6 +366,32 @@ contract WorkEscrow is Agreement {
     }
 
     /* USDC */
+
+    /// @dev Collects `amount` on an EIP-3009 authorization that only this contract can use.
+    function _receive(
+        address from,
+        uint256 amount,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes calldata signature
+    ) private {
+        uint256 before = _balanceOf(address(this));
+        (bool done,) = TOKEN.call(
+            abi.encodeCall(
+                IReceiveWithAuthorization.receiveWithAuthorization,
+                (from, address(this), amount, validAfter, validBefore, nonce, signature)
+            )
+        );
+        _arrived(address(this), before, amount, done);
+    }
+
+    /// @dev Exactly `amount` more than `before`, or nothing happened.
+    function _arrived(address account, uint256 before, uint256 amount, bool done) private view {
+        unchecked {
+            require(done && _balanceOf(account) == before + amount, TokenCollectionFailed());
+        }
+    }
 
     function _balanceOf(address account) private view returns (uint256) {
         return IERC20(TOKEN).balanceOf(account);

@@ -208,6 +208,18 @@ interface IWorkEscrow {
     /// `returnedTotal`, at most `captured`; `captured` stays.
     function refund(Terms calldata terms, uint64 returnedTotal) external;
 
+    /// @notice The same by anyone, with the money of `from`, on its EIP-3009 `ReceiveWithAuthorization` to this contract
+    /// over exactly `returnedTotal - returned`, with keccak256(abi.encode(escrowId, returnedTotal)) as nonce. A payer
+    /// whom the token does not pay gets no credit: nothing is collected.
+    function refundWithAuthorization(
+        Terms calldata terms,
+        address from,
+        uint64 returnedTotal,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes calldata signature
+    ) external;
+
     /// @notice Pays what the token once refused to pay to `account`, to `account`.
     function withdraw(address account) external;
 

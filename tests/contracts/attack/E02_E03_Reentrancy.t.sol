@@ -20,7 +20,7 @@ abstract contract Reentrancy is EscrowStage {
 
     /// @dev Every function that writes, with arguments that would pass at `status`.
     function _calls(Terms memory t, Terms memory other) internal view returns (bytes[] memory calls) {
-        calls = new bytes[](10);
+        calls = new bytes[](11);
         calls[0] = abi.encodeCall(IWorkEscrow.authorize, (other, none()));
         calls[1] = abi.encodeCall(IWorkEscrow.authorizeWithAuthorization, (other, none(), 0, FAR, ""));
         calls[2] = abi.encodeCall(IWorkEscrow.submit, (t, DELIVERABLE, FAR, signed(payeeKey, submitHash(t, FAR))));
@@ -33,6 +33,7 @@ abstract contract Reentrancy is EscrowStage {
         calls[7] = abi.encodeCall(IWorkEscrow.finalize, (t, none()));
         calls[8] = abi.encodeCall(IWorkEscrow.reclaim, (t));
         calls[9] = abi.encodeCall(IWorkEscrow.refund, (t, 1));
+        calls[10] = abi.encodeCall(IWorkEscrow.refundWithAuthorization, (t, payee, 1, 0, FAR, ""));
     }
 
     function _refusedInside() internal view {
@@ -96,6 +97,22 @@ contract E03_ReentrantPayout is Reentrancy {
         escrow.reclaim(t);
         _refusedInside();
         assertEq(odd.balanceOf(address(escrow)), AMOUNT);
+    }
+
+    /// @dev The money of a return is here for a moment: nobody can take it on the way.
+    function test_one_return_from_an_authorization() public {
+        open(salted(1_000));
+        for (uint256 i; i < 11; ++i) {
+            Terms memory t = salted(i);
+            open(t);
+            capture(t, 60e6);
+            odd.callBack(address(escrow), _calls(t, salted(100))[i]);
+            escrow.refundWithAuthorization(t, payee, 20e6, 0, FAR, "");
+            _refusedInside();
+            assertEq(stateOf(t).returned, 20e6);
+            assertEq(odd.balanceOf(payee), 40e6 * (i + 1));
+            assertEq(odd.balanceOf(address(escrow)), AMOUNT + 40e6 * (i + 1));
+        }
     }
 
     function test_one_end_from_an_award() public {

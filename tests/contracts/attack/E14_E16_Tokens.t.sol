@@ -149,6 +149,9 @@ contract E15_PausedToken is EscrowStage {
         vm.prank(payee);
         vm.expectRevert(IWorkEscrow.TokenCollectionFailed.selector);
         escrow.refund(t, 30e6);
+        bytes memory signature = returnOf(t, 30e6, 30e6);
+        vm.expectRevert(IWorkEscrow.TokenCollectionFailed.selector);
+        escrow.refundWithAuthorization(t, payee, 30e6, 0, FAR, signature);
         assertEq(stateOf(t).returned, 0);
     }
 
@@ -222,7 +225,32 @@ contract E16_OddTokens is EscrowStage {
         vm.prank(payee);
         vm.expectRevert(IWorkEscrow.TokenCollectionFailed.selector);
         escrow.refund(t, AMOUNT);
+        OddToken.Way[8] memory ways = [
+            OddToken.Way.ReturnsFalse,
+            OddToken.Way.ReturnsNothing,
+            OddToken.Way.ReturnsTwo,
+            OddToken.Way.ReturnsLong,
+            OddToken.Way.Reverts,
+            OddToken.Way.BurnsAllGas,
+            OddToken.Way.TakesFee,
+            OddToken.Way.Shrinks
+        ];
+        for (uint256 i; i < ways.length; ++i) {
+            // Both ways, then on the way out alone.
+            odd.behaveFor(payer, OddToken.Way.Good);
+            odd.behave(ways[i]);
+            vm.expectRevert(IWorkEscrow.TokenCollectionFailed.selector);
+            this.relayReturn{gas: 3_000_000}(t);
+            odd.behave(OddToken.Way.Good);
+            odd.behaveFor(payer, ways[i]);
+            vm.expectRevert(IWorkEscrow.TokenCollectionFailed.selector);
+            this.relayReturn{gas: 3_000_000}(t);
+        }
         assertEq(stateOf(t).returned, 0);
+    }
+
+    function relayReturn(Terms memory t) external {
+        escrow.refundWithAuthorization(t, payee, AMOUNT, 0, FAR, "");
     }
 
     function relayOpen(Terms memory t) external {

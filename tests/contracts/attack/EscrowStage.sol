@@ -319,4 +319,10 @@ abstract contract EscrowStage is Test {
     function authorization(Terms memory t) internal view returns (bytes memory) {
         return signed(payerKey, authorizationHash(t.payer, address(escrow), t.amount, idOf(t)));
     }
+
+    /// @dev The payee's word that `amount` goes back, raising the total to `total`.
+    function returnOf(Terms memory t, uint64 total, uint256 amount) internal view returns (bytes memory) {
+        bytes32 nonce = keccak256(abi.encode(idOf(t), total));
+        return signed(payeeKey, authorizationHash(payee, address(escrow), amount, nonce));
+    }
 }

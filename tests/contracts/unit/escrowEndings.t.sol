@@ -119,6 +119,24 @@ contract EscrowEndingsTest is EscrowStage {
         assertEq(usdc.balanceOf(payer), before - 40e6);
     }
 
+    function test_refunded_after_payout_by_a_relayer() public {
+        Terms memory t = delivered(terms());
+        capture(t, AMOUNT);
+        bytes memory first = returnOf(t, 25e6, 25e6);
+        bytes memory second = returnOf(t, 60e6, 35e6);
+        vm.startPrank(stranger);
+        escrow.refundWithAuthorization(t, payee, 25e6, 0, FAR, first);
+        vm.expectEmit(address(escrow));
+        emit IWorkEscrow.PaymentReturned(uint256(idOf(t)), payee, 35e6, 60e6);
+        escrow.refundWithAuthorization(t, payee, 60e6, 0, FAR, second);
+        vm.stopPrank();
+        assertState(t, Status.Completed, AMOUNT, 0);
+        assertEq(stateOf(t).returned, 60e6);
+        assertEq(usdc.balanceOf(payee), 40e6);
+        assertEq(usdc.balanceOf(payer), before - 40e6);
+        assertEq(held(), 0);
+    }
+
     function test_blocked_payee_is_credited() public {
         Terms memory t = delivered(terms());
         vm.prank(treasury);
