@@ -59,6 +59,7 @@ mod abi {
 
             function balanceOf(address account) external view returns (uint256);
             function decimals() external view returns (uint8);
+            function DOMAIN_SEPARATOR() external view returns (bytes32);
             function transfer(address to, uint256 value) external returns (bool);
         }
 

@@ -13,7 +13,7 @@ use crate::{
     audit::{Draft, EventKind},
     clock::{self, Clock},
     config::Config,
-    reconcile::{Mark, Movement, PayeeLine, ReconcileError, Report, reconcile},
+    reconcile::{Escrows, Mark, Movement, PayeeLine, ReconcileError, Report, reconcile},
     rpc::Rpc,
     store::{Finding, Store, StoreError},
 };
@@ -185,6 +185,9 @@ fn page(config: &Config, report: &Report) -> String {
     wallet.add_row(["taken out by operators".to_owned(), usdc(report.withdrawn)]);
     wallet.add_row(["balance, by the chain".to_owned(), usdc(report.balance)]);
     let mut text = format!("{payees}\n\n{wallet}\n\n");
+    if let Some(escrows) = &report.escrows {
+        text += &escrow_page(escrows);
+    }
     text += &differences("on chain, and in no payment", &report.unexplained);
     text += &differences("called paid, and not on chain", &report.missing);
     if !report.wallet_agrees() {
@@ -197,6 +200,28 @@ fn page(config: &Config, report: &Report) -> String {
             report.payments,
             report.payees.len()
         );
+    }
+    text
+}
+
+/// What waits in escrows, and where contract and books differ.
+fn escrow_page(escrows: &Escrows) -> String {
+    let mut rows = table(&["escrows", "USDC"]);
+    rows.add_row(["funded so far".to_owned(), format!("{} escrows", escrows.count)]);
+    rows.add_row(["waiting, by the ledger".to_owned(), escrows.held.to_string()]);
+    rows.add_row(["owed to accounts USDC refused".to_owned(), escrows.owed.to_string()]);
+    rows.add_row(["in the contract, all payers'".to_owned(), usdc(escrows.balance)]);
+    rows.add_row(["agree".to_owned(), if escrows.agree() { "yes" } else { "NO" }.to_owned()]);
+    let mut text = format!("{rows}\n\n");
+    for line in escrows.differ.iter().take(SHOWN) {
+        text += &format!(
+            "  escrow {}: waiting {} by the contract, {} by the ledger; paid out, back, returned \
+             {:?} by the contract, {:?} by the books (base units)\n",
+            line.id, line.held, line.ledger, line.on_chain, line.in_books
+        );
+    }
+    if escrows.differ.len() > SHOWN {
+        text += &format!("and {} more: --json lists them\n", escrows.differ.len() - SHOWN);
     }
     text
 }

@@ -10,7 +10,7 @@ use alloy::{
 
 pub use self::abi::{
     Award, Dispute, EscrowDispute, EscrowOpening, EscrowRelease, IEscrowPayer, IWorkEscrow, Payout,
-    Proof, Release, State, Status, Submit, Terms, Void,
+    Proof, ReceiveWithAuthorization, Release, State, Status, Submit, Terms, Void,
 };
 
 /// Releases, as bits of [`Terms::anyOf`] and [`Terms::allOf`].
@@ -82,6 +82,17 @@ mod abi {
             bytes32 reason;
             uint256 deadline;
         }
+
+        // EIP-3009, in USDC's domain: for `refundWithAuthorization`.
+        #[derive(Serialize, Deserialize)]
+        struct ReceiveWithAuthorization {
+            address from;
+            address to;
+            uint256 value;
+            uint256 validAfter;
+            uint256 validBefore;
+            bytes32 nonce;
+        }
     }
 }
 
@@ -100,6 +111,19 @@ pub fn domain(chain_id: u64, escrow: Address) -> Eip712Domain {
 #[must_use]
 pub fn id(terms: &Terms, domain: &Eip712Domain) -> B256 {
     terms.eip712_signing_hash(domain)
+}
+
+/// Returns the nonce of an authorization that raises what came back to `total` (base units).
+#[must_use]
+pub fn return_nonce(id: B256, total: u64) -> B256 {
+    keccak256((id, total).abi_encode())
+}
+
+/// Returns what an EIP-3009 signature covers. `separator`: the token's `DOMAIN_SEPARATOR()`.
+#[must_use]
+pub fn authorization_digest(message: &ReceiveWithAuthorization, separator: B256) -> B256 {
+    let hash = message.eip712_hash_struct();
+    keccak256([[0x19, 0x01].as_slice(), separator.as_slice(), hash.as_slice()].concat())
 }
 
 /// Returns the salt of an escrow that `agent` opens from the wallet: the agent in the upper 160

@@ -10,7 +10,7 @@ use alloy::{
 use serde_json::{Value, json};
 
 use super::{
-    ActionKind, ActionRequest, ActionState, EscrowView, Signed,
+    ActionKind, ActionRequest, ActionState, EscrowView, Signed, refund,
     refuse::explain,
     release::{self, Ask},
     request::{amount, check_url},
@@ -64,6 +64,8 @@ pub(super) struct Plan {
     pub calldata: Bytes,
     /// The payer's word above the agent's ceiling: the quorum signs first.
     pub ask: Option<Ask>,
+    /// Why it cannot be done, unless it was asked before.
+    pub refusal: Option<Refusal>,
 }
 
 /// Does what is asked, or finds that it was asked before.
@@ -83,9 +85,21 @@ pub(crate) async fn act(
     if known {
         return show::one(inner, &escrow).await;
     }
-    if plan.ask.is_none()
-        && let Err(refusal) = dry_run(inner, plan.target, &plan.calldata).await
-    {
+    let under_way = before
+        .iter()
+        .any(|action| action.kind == ActionKind::Refund && action.state == ActionState::Sent);
+    let takes = match plan.refusal {
+        // The amount is over what came back before: that must be final first.
+        _ if plan.kind == ActionKind::Refund && under_way => {
+            Err(Refusal::new(Code::Conflict, "another refund is on its way")
+                .rule("escrow.under_way")
+                .hint("ask again when it is done"))
+        }
+        Some(refusal) => Err(refusal),
+        None if plan.ask.is_none() => dry_run(inner, plan.target, &plan.calldata).await,
+        None => Ok(()),
+    };
+    if let Err(refusal) = takes {
         if refusal.code != Code::Unavailable && !matches!(caller, Caller::Daemon) {
             inner.note(story(EventKind::EscrowRefused, caller.name(), &escrow).data(json!({
                 "action": plan.kind, "what": plan.effect, "refusal": refusal,
@@ -170,7 +184,7 @@ fn is_payee(inner: &Inner, agent: &AgentId, escrow: &EscrowRow) -> bool {
 }
 
 /// What the payee says: its own agent's signature, or one handed in.
-fn payee_says(
+pub(super) fn payee_says(
     inner: &Inner,
     caller: &Caller,
     escrow: &EscrowRow,
@@ -216,6 +230,7 @@ async fn plan(
         target: place.address,
         calldata: calldata.into(),
         ask: None,
+        refusal: None,
     };
     Ok(match request {
         ActionRequest::Submit { deliverable, url, signed } => {
@@ -305,6 +320,9 @@ async fn plan(
             let effect = json!({ "account": account, "at_ms": inner.clock.now_ms() });
             on_escrow(ActionKind::Withdraw, effect, call.abi_encode())
         }
+        ActionRequest::Refund { total, signed } => {
+            refund::plan(inner, caller, escrow, total.as_deref(), signed).await?
+        }
         ActionRequest::Release { .. } => release::plan(inner, payer, escrow, &request)?,
     })
 }
@@ -343,6 +361,7 @@ fn payer_disputes(
         target: inner.config.chain.wallet,
         calldata: call.abi_encode().into(),
         ask: None,
+        refusal: None,
     })
 }
 

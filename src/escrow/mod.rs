@@ -9,6 +9,7 @@
 pub(crate) mod act;
 pub(crate) mod follow;
 pub(crate) mod open;
+mod refund;
 mod refuse;
 pub(crate) mod release;
 mod request;
@@ -123,6 +124,8 @@ names! {
         Finalize = "finalize",
         /// What USDC once refused to pay is paid.
         Withdraw = "withdraw",
+        /// The payee gives back what it was paid.
+        Refund = "refund",
     }
 }
 

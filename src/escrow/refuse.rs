@@ -128,6 +128,11 @@ pub(super) fn explain(data: Option<&str>, message: String) -> Refusal {
         }
         Errors::TransferFailed(_) => conflict("usdc", "USDC refuses the payment still".into())
             .hint("the account is blocked, or USDC is paused; try again later"),
+        Errors::TokenCollectionFailed(_) => conflict(
+            "usdc",
+            "USDC does not move exactly this amount on this authorization".into(),
+        )
+        .hint("an account is blocked, USDC is paused, or the signature is over something else"),
         other => conflict("contract", format!("the contract refuses it: {other:?}")),
     }
 }

@@ -114,8 +114,14 @@ pub(super) fn plan(
     let place = inner.place()?;
     let shown = read(escrow, request)?;
     let effect = json!({ "total": shown.total, "by": super::Release::of(shown.proof.claims) });
-    let plan =
-        |target, calldata, ask| Plan { kind: ActionKind::Release, effect, target, calldata, ask };
+    let plan = |target, calldata, ask| Plan {
+        kind: ActionKind::Release,
+        effect,
+        target,
+        calldata,
+        ask,
+        refusal: None,
+    };
     if !shown.by_payer {
         let call = IWorkEscrow::captureCall {
             terms: escrow.terms.clone(),

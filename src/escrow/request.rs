@@ -253,6 +253,17 @@ pub enum ActionRequest {
         #[schema(value_type = Option<String>)]
         account: Option<Address>,
     },
+    /// The payee gives back what it was paid, also after the end, by an EIP-3009 authorization over
+    /// its USDC to WorkEscrow. Needs no allowance and no gas of its own.
+    Refund {
+        /// Total that has then come back, decimal USDC; absent: all that was paid out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<String>,
+        /// An outside payee's, over USDC's `ReceiveWithAuthorization` of the step's amount with
+        /// `keccak256(abi.encode(escrowId, uint64 total))` as nonce, valid after 0, before `deadline`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<Signed>,
+    },
 }
 
 /// A milestone that could be read; salt and deadline come with its acceptance.

@@ -1,16 +1,13 @@
 //! Every ending, to the base unit.
 
-use alloy::{
-    primitives::{B256, Bytes, U256},
-    sol_types::SolCall as _,
-};
+use alloy::primitives::B256;
 use bursar::{
-    contract::escrow::{IWorkEscrow, Terms},
     escrow::{ActionKind, ActionRequest, EscrowState, Release, ReleaseRule, content_hash},
+    refusal::Code,
 };
 
-use super::stage::{PAYER, Stage, USDC, WORKER, milestone, text};
-use crate::support::{chain::owner, wait_for};
+use super::stage::{PAYER, Stage, USDC, WORKER, milestone, refused, text};
+use crate::support::{RefusedWith as _, chain::owner, wait_for};
 
 const RELEASE: ActionRequest = ActionRequest::Release {
     total: None,
@@ -26,6 +23,10 @@ fn release(total: Option<&str>) -> ActionRequest {
     };
     let total = total.map(str::to_owned);
     ActionRequest::Release { total, as_payer, arbiter, preimage, condition_data }
+}
+
+fn refund(total: Option<&str>) -> ActionRequest {
+    ActionRequest::Refund { total: total.map(str::to_owned), signed: None }
 }
 
 #[tokio::test]
@@ -168,29 +169,25 @@ async fn released_by_a_preimage_and_given_back_after_payout() {
     stage.act(WORKER, opened.id, &shown).await;
     let paid = stage.until(opened.id, EscrowState::Completed).await;
     stage.settled(5 * USDC, 5 * USDC, 0).await;
-    // The worker gives two back by its own transactions: nobody's daemon has to be asked.
-    let terms: Terms = serde_json::from_value(paid.terms.clone()).unwrap();
-    let chain = &stage.world.chain;
-    let worker = stage.worker();
-    let escrow = stage.world.card.escrow;
-    for (method, params) in [
-        ("anvil_impersonateAccount", serde_json::json!([worker])),
-        ("anvil_setBalance", serde_json::json!([worker, "0xde0b6b3a7640000"])),
-    ] {
-        chain.rpc(method, params).await;
+    // The worker gives back on its signature alone, in two steps: it needs no gas and no allowance.
+    assert_eq!(paid.returned.units(), 0);
+    for (total, left) in [("0.000001", 4_999_999), ("2", 3 * USDC)] {
+        stage.act(WORKER, opened.id, &refund(Some(total))).await;
+        stage.bounce().await;
+        wait_for("what came back", async || {
+            (stage.show(opened.id).await.returned.to_string() == total).then_some(())
+        })
+        .await;
+        stage.settled(left, left, 0).await;
     }
-    alloy::sol! { function approve(address spender, uint256 value) external returns (bool); }
-    let approve = approveCall { spender: escrow, value: U256::from(2 * USDC) };
-    chain.send_from(worker, chain.usdc, approve.abi_encode().into()).await;
-    let refund = IWorkEscrow::refundCall { terms, returnedTotal: 2 * USDC };
-    chain.send_from(worker, escrow, Bytes::from(refund.abi_encode())).await;
-    stage.bounce().await;
-    let ended = wait_for("what came back", async || {
-        let now = stage.show(opened.id).await;
-        (now.returned.units() == 2 * USDC).then_some(now)
-    })
-    .await;
-    stage.settled(3 * USDC, 3 * USDC, 0).await;
+    let worker = stage.world.agent(WORKER);
+    for total in [Some("5.000001"), Some("1.5")] {
+        let (rule, detail) = refused(worker.act_on_escrow(opened.id, &refund(total)).await);
+        assert_eq!(rule, "escrow.total", "{detail}");
+    }
+    let payer = stage.world.agent(PAYER);
+    assert_eq!(payer.act_on_escrow(opened.id, &refund(Some("3"))).await.code(), Code::Conflict);
+    let ended = stage.show(opened.id).await;
     assert_eq!((ended.state, ended.captured.units()), (EscrowState::Completed, 5 * USDC));
     assert!(stage.story(&ended).await.contains(&"escrow.returned".to_owned()));
 }
