@@ -9,14 +9,18 @@ use alloy::{
     hex,
     primitives::{Address, B256, Bytes, U256, keccak256},
     signers::{SignerSync, local::PrivateKeySigner},
-    sol_types::SolStruct,
+    sol_types::{Eip712Domain, SolStruct},
 };
 use jiff::Timestamp;
 
 use crate::{
     contract::{
-        self, ApprovedPayment, Change, ChangeError, Names, Tighten, TypedDataError, read_typed_data,
+        self, ApprovedPayment, Change, ChangeError, Names, Tighten, TypedDataError,
+        escrow::{Award, EscrowOpening, EscrowRelease, Release, Terms, by, id as escrow_id},
+        read_typed_data,
     },
+    escrow::{EscrowView, StepApprovalView},
+    money::Usdc,
     policy::override_names,
     view::{ApprovalView, ProposalView, SignatureBody, TightenOrder, WalletView},
 };
@@ -72,16 +76,27 @@ impl Review {
         wallet: &WalletView,
     ) -> Self {
         let domain = contract::domain(wallet.chain_id, wallet.wallet);
-        let mut lines = lines;
+        let place = ("wallet", format!("{} on chain {}", wallet.wallet, wallet.chain_id));
+        Self::within(title, lines, place, message, &domain)
+    }
+
+    /// In the domain of the contract that `place` names.
+    fn within<T: SolStruct>(
+        title: String,
+        mut lines: Vec<(&'static str, String)>,
+        place: (&'static str, String),
+        message: &T,
+        domain: &Eip712Domain,
+    ) -> Self {
         for (_, value) in &mut lines {
             *value = one_line(value);
         }
-        lines.push(("wallet", format!("{} on chain {}", wallet.wallet, wallet.chain_id)));
+        lines.push(place);
         Self {
             title: one_line(&title),
             lines,
             primary_type: T::NAME,
-            digest: contract::digest(message, &domain),
+            digest: contract::digest(message, domain),
             domain_hash: domain.separator(),
             message_hash: message.eip712_hash_struct(),
         }
@@ -110,8 +125,15 @@ pub fn approval(
     names: &Names,
 ) -> Result<Review, ReviewError> {
     let domain = contract::domain(wallet.chain_id, wallet.wallet);
-    let signed: ApprovedPayment = read_typed_data(&view.typed_data, &domain, view.digest)?;
     let payment = &view.payment;
+    let opening: Option<EscrowOpening> = match payment.escrow {
+        Some(_) => Some(read_typed_data(&view.typed_data, &domain, view.digest)?),
+        None => None,
+    };
+    let signed: ApprovedPayment = match &opening {
+        Some(opening) => of_opening(opening),
+        None => read_typed_data(&view.typed_data, &domain, view.digest)?,
+    };
     let context = payment.context.hash(payment.id, &payment.agent, &payment.reason);
     same("agent", agent, signed.agent)?;
     same("payee", payment.payee, signed.to)?;
@@ -151,8 +173,193 @@ pub fn approval(
     lines.push(("policy version", signed.policyVersion.to_string()));
     lines.push(("nonce", signed.nonce.to_string()));
     lines.push(("valid until", moment(signed.deadline)));
-    let title = format!("Pay {} USDC to {}", payment.amount, names.account(signed.to));
+    let Some(opening) = opening else {
+        let title = format!("Pay {} USDC to {}", payment.amount, names.account(signed.to));
+        return Ok(Review::new(title, lines, &signed, wallet));
+    };
+    same("payer", wallet.wallet, opening.terms.payer)?;
+    lines.extend(terms_lines(&opening.terms, names));
+    let title =
+        format!("Hold {} USDC for the work of {}", payment.amount, names.account(signed.to));
+    Ok(Review::new(title, lines, &opening, wallet))
+}
+
+/// The fields that an opening has in common with a payment.
+fn of_opening(opening: &EscrowOpening) -> ApprovedPayment {
+    ApprovedPayment {
+        agent: opening.agent,
+        to: opening.terms.payee,
+        amount: U256::from(opening.terms.amount),
+        nonce: opening.nonce,
+        deadline: opening.deadline,
+        context: opening.context,
+        overrides: opening.overrides,
+        policyVersion: opening.policyVersion,
+    }
+}
+
+/// Terms in words, every field but payer, payee and amount.
+fn terms_lines(terms: &Terms, names: &Names) -> Vec<(&'static str, String)> {
+    let arbiter = if terms.arbiter == Address::ZERO {
+        "none: no disputes".to_owned()
+    } else {
+        names.account(terms.arbiter)
+    };
+    let mut lines = vec![
+        ("arbiter", arbiter),
+        ("deliver until", moment(U256::from(terms.submitBy))),
+        ("review", format!("{} s after delivery", terms.reviewPeriod)),
+        ("arbitration", format!("{} s after a dispute", terms.arbitrationPeriod)),
+        ("on silence", format!("{} of 10000 of the rest to the payee", terms.silenceBps)),
+        ("released by", release_words(terms)),
+        ("job", terms.jobHash.to_string()),
+        ("salt", terms.salt.to_string()),
+    ];
+    let optional = [
+        ("hash lock", terms.hashlock),
+        ("condition's arg", terms.conditionArg),
+        ("payouts (hash)", terms.payoutsHash),
+    ];
+    lines.extend(
+        optional
+            .into_iter()
+            .filter(|(_, word)| *word != B256::ZERO)
+            .map(|(name, word)| (name, word.to_string())),
+    );
+    if terms.condition != Address::ZERO {
+        lines.push(("condition", terms.condition.to_string()));
+    }
+    lines
+}
+
+fn release_words(terms: &Terms) -> String {
+    let words = |bits: u8| -> Vec<&'static str> {
+        [
+            (by::PAYER, "payer"),
+            (by::ARBITER, "arbiter"),
+            (by::PREIMAGE, "preimage"),
+            (by::CONDITION, "condition"),
+        ]
+        .into_iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, word)| word)
+        .collect()
+    };
+    match (terms.anyOf, terms.allOf) {
+        (any, 0) => words(any).join(" or "),
+        (0, all) => words(all).join(" and "),
+        (any, all) => {
+            format!("{}, and one of {}", words(all).join(" and "), words(any).join(" or "))
+        }
+    }
+}
+
+/// Checks a release that waits for the quorum. `agent` is the agent's address on chain.
+///
+/// # Errors
+/// [`ReviewError`].
+pub fn release(
+    view: &StepApprovalView,
+    agent: Address,
+    wallet: &WalletView,
+    names: &Names,
+) -> Result<Review, ReviewError> {
+    let domain = contract::domain(wallet.chain_id, wallet.wallet);
+    let signed: EscrowRelease = read_typed_data(&view.typed_data, &domain, view.digest)?;
+    let terms = terms_of(&view.escrow, wallet)?;
+    same("agent", agent, signed.agent)?;
+    same("escrow", view.escrow.id, signed.escrowId)?;
+    same("payer", wallet.wallet, terms.payer)?;
+    let total = amount(signed.cumulative);
+    let mut lines = vec![
+        ("escrow", signed.escrowId.to_string()),
+        ("agent", format!("{} ({})", view.escrow.agent, signed.agent)),
+        ("payee", names.account(terms.payee)),
+        ("released in all", total.clone()),
+        ("of", amount(terms.amount)),
+        ("context", signed.context.to_string()),
+    ];
+    lines.push(("valid until", moment(signed.deadline)));
+    let title = format!("Release {total} in all to {}", names.account(terms.payee));
     Ok(Review::new(title, lines, &signed, wallet))
+}
+
+/// Writes an arbiter's word that `total` base units may go to the payee's side.
+///
+/// # Errors
+/// [`ReviewError`] if what the daemon shows is not the escrow that would be signed.
+pub fn arbiter_release(
+    escrow: &EscrowView,
+    total: u64,
+    deadline_s: u64,
+    wallet: &WalletView,
+    names: &Names,
+) -> Result<Review, ReviewError> {
+    let message =
+        Release { escrowId: escrow.id, cumulative: total, deadline: U256::from(deadline_s) };
+    let title = format!("As arbiter, release {} in all", amount(total));
+    arbiter(title, vec![], escrow, &message, deadline_s, wallet, names)
+}
+
+/// Writes an arbiter's award: `captured` base units to the payee's side, the rest back.
+///
+/// # Errors
+/// As [`arbiter_release`].
+pub fn award(
+    escrow: &EscrowView,
+    captured: u64,
+    reason: B256,
+    deadline_s: u64,
+    wallet: &WalletView,
+    names: &Names,
+) -> Result<Review, ReviewError> {
+    let refunded = terms_of(escrow, wallet)?.amount.saturating_sub(captured);
+    let message =
+        Award { escrowId: escrow.id, captured, refunded, reason, deadline: U256::from(deadline_s) };
+    let lines = vec![
+        ("to the payee", amount(captured)),
+        ("back", amount(refunded)),
+        ("reason (hash)", reason.to_string()),
+    ];
+    let title = format!("As arbiter, award {} to the payee's side", amount(captured));
+    arbiter(title, lines, escrow, &message, deadline_s, wallet, names)
+}
+
+fn arbiter<T: SolStruct>(
+    title: String,
+    mut lines: Vec<(&'static str, String)>,
+    escrow: &EscrowView,
+    message: &T,
+    deadline_s: u64,
+    wallet: &WalletView,
+    names: &Names,
+) -> Result<Review, ReviewError> {
+    let terms = terms_of(escrow, wallet)?;
+    lines.insert(0, ("escrow", escrow.id.to_string()));
+    lines.push(("payee", names.account(terms.payee)));
+    lines.push(("amount", amount(terms.amount)));
+    lines.extend(terms_lines(&terms, names));
+    lines.push(("valid until", moment(U256::from(deadline_s))));
+    let place = ("WorkEscrow", format!("{} on chain {}", escrow.contract, wallet.chain_id));
+    let domain = contract::escrow::domain(wallet.chain_id, escrow.contract);
+    Ok(Review::within(title, lines, place, message, &domain))
+}
+
+/// The terms behind an escrow's id, and nothing else: they hash to it.
+fn terms_of(escrow: &EscrowView, wallet: &WalletView) -> Result<Terms, ReviewError> {
+    let terms: Terms = serde_json::from_value(escrow.terms.clone())
+        .map_err(|error| TypedDataError::Unreadable(error.to_string()))?;
+    let domain = contract::escrow::domain(wallet.chain_id, escrow.contract);
+    same("escrow", escrow.id, escrow_id(&terms, &domain))?;
+    same("amount in base units", escrow.amount_units, terms.amount)?;
+    Ok(terms)
+}
+
+fn amount(units: u64) -> String {
+    match Usdc::from_units(units) {
+        Some(amount) => format!("{amount} USDC"),
+        None => format!("{units} base units"),
+    }
 }
 
 /// Checks a proposed change of policy.

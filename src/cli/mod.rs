@@ -8,6 +8,7 @@ mod approve;
 mod audit;
 mod devnet;
 mod doctor;
+mod escrow;
 mod freeze;
 mod init;
 mod pay;
@@ -56,6 +57,7 @@ enum Command {
     Approvals(approve::ListArgs),
     Approve(approve::ApproveArgs),
     Reject(approve::RejectArgs),
+    Escrow(escrow::Args),
     Freeze(freeze::FreezeArgs),
     Unfreeze(freeze::UnfreezeArgs),
     Payee(payee::Args),
@@ -172,6 +174,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Approvals(args) => approve::list(&args, remote),
         Command::Approve(args) => approve::approve(&args, remote),
         Command::Reject(args) => approve::reject(&args, remote),
+        Command::Escrow(args) => escrow::run(&args, remote),
         Command::Freeze(args) => freeze::freeze(&args, remote),
         Command::Unfreeze(args) => freeze::unfreeze(&args, remote),
         Command::Payee(args) => payee::run(&args, remote),

@@ -99,6 +99,12 @@ pub struct Session {
 }
 
 impl OperatorArgs {
+    /// Is a key named?
+    #[must_use]
+    pub fn given(&self) -> bool {
+        self.key.keystore.is_some() || self.key.key_fd.is_some()
+    }
+
     /// Reads the key and asks the daemon which wallet it serves.
     ///
     /// # Errors
