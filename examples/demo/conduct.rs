@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use crate::{
+    job,
     process::{Heard, Logged, What, actor},
     report::Tally,
     script::{Line, Note},
@@ -127,6 +128,7 @@ async fn play(
         actor.abort();
     }
     tally.show(&devnet).await?;
+    job::play(bursar, &devnet).await?;
     daemon.stop().await?;
     let config = devnet.config.to_str().context("the directory's name is not text")?;
     check(bursar, &["reconcile", "--balances", "--config", config])?;
@@ -156,7 +158,7 @@ async fn on_their_way(devnet: &Manifest) -> anyhow::Result<usize> {
 }
 
 /// Runs a check of `bursar` as a process of its own and shows what it says.
-fn check(bursar: &Path, args: &[&str]) -> anyhow::Result<()> {
+pub fn check(bursar: &Path, args: &[&str]) -> anyhow::Result<()> {
     println!("\n$ bursar {}", args.join(" "));
     let status = Command::new(bursar).args(args).status()?;
     if status.success() { Ok(()) } else { bail!("`bursar {}` failed: {status}", args.join(" ")) }

@@ -1,13 +1,14 @@
 //! `make demo`: five agents, two operators, one daemon, one chain, each a process of its own.
 //!
 //! Without a role this is the conductor: it starts the devnet and the daemon (the real `bursar`),
-//! the agents and the operators (this program again, with a role), kills the daemon half-way, and
-//! ends with tables, a reconciliation read from the chain, and the audit log's verification.
+//! the agents and the operators (this program again, with a role), kills the daemon half-way, lets
+//! one agent hire another, and ends with tables, a reconciliation read from the chain, and the audit log's verification.
 //! Anything that is not as `demo/requests.jsonl` expects makes the exit code 1.
 
 mod agent;
 mod client;
 mod conduct;
+mod job;
 mod operator;
 mod process;
 mod report;
