@@ -16,7 +16,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::{
     CliError, Kind, block_on,
-    remote::{OperatorArgs, Remote, Session},
+    remote::{OperatorArgs, Pins, Remote, Session},
     table::table,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         ActionRequest, ActionState, Content, EscrowPage, EscrowRequest, EscrowView, JobRequest,
         Milestone, Opened, Release, ReleaseRule, Signed, StepApprovalView,
     },
-    keys::read_agent_key,
+    keys::{OperatorKeyArgs, PassphraseArgs, read_agent_key},
     money::Usdc,
     payment::{Context, State},
     review::{self, Review, one_line},
@@ -75,8 +75,16 @@ struct Who {
     /// The agent's request key: a file made by `bursar agent keygen`, mode 0600.
     #[arg(long, env = "BURSAR_AGENT_KEY", value_name = "FILE")]
     agent_key: Option<PathBuf>,
+    /// An operator's Web3 keystore file (version 3), instead of an agent's key.
+    #[arg(long, value_name = "PATH")]
+    keystore: Option<PathBuf>,
+    /// Read an operator's private key (64 hexadecimal digits) from this open file descriptor.
+    #[arg(long, value_name = "N", conflicts_with_all = ["keystore", "passphrase_fd", "passphrase_file"])]
+    key_fd: Option<u32>,
     #[command(flatten)]
-    operator: OperatorArgs,
+    passphrase: PassphraseArgs,
+    #[command(flatten)]
+    pins: Pins,
 }
 
 /// Open a job: money waits for one milestone, or for each of several in a file.
@@ -350,8 +358,14 @@ enum Voice {
 
 impl Who {
     async fn connect(&self, remote: &Remote) -> Result<Voice, CliError> {
-        if self.operator.given() {
-            return Ok(Voice::Operator(Box::new(self.operator.connect(remote).await?)));
+        if self.keystore.is_some() || self.key_fd.is_some() {
+            let key = OperatorKeyArgs {
+                keystore: self.keystore.clone(),
+                key_fd: self.key_fd,
+                passphrase: self.passphrase.clone(),
+            };
+            let operator = OperatorArgs { key, pins: self.pins.clone() };
+            return Ok(Voice::Operator(Box::new(operator.connect(remote).await?)));
         }
         let Some(file) = &self.agent_key else {
             return Err(CliError::new(Kind::Usage, "who speaks?").hint(

@@ -76,7 +76,14 @@ impl Remote {
 #[derive(ClapArgs, Clone, Debug)]
 pub struct OperatorArgs {
     #[command(flatten)]
-    key: OperatorKeyArgs,
+    pub(super) key: OperatorKeyArgs,
+    #[command(flatten)]
+    pub(super) pins: Pins,
+}
+
+/// What must be so before an operator signs.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Pins {
     /// Refuse unless the daemon serves this wallet. Set it once, and a daemon can never make you
     /// sign for another one.
     #[arg(long, env = "BURSAR_WALLET", value_name = "ADDRESS")]
@@ -99,12 +106,6 @@ pub struct Session {
 }
 
 impl OperatorArgs {
-    /// Is a key named?
-    #[must_use]
-    pub fn given(&self) -> bool {
-        self.key.keystore.is_some() || self.key.key_fd.is_some()
-    }
-
     /// Reads the key and asks the daemon which wallet it serves.
     ///
     /// # Errors
@@ -117,10 +118,11 @@ impl OperatorArgs {
             CliError::new(Kind::Mismatch, what)
                 .hint("check --url, --wallet and --chain-id; nothing was signed")
         };
-        if self.wallet.is_some_and(|pinned| pinned != wallet.wallet) {
+        let pins = &self.pins;
+        if pins.wallet.is_some_and(|pinned| pinned != wallet.wallet) {
             return Err(wrong(format!("the daemon serves wallet {}", wallet.wallet)));
         }
-        if self.chain_id.is_some_and(|pinned| pinned != wallet.chain_id) {
+        if pins.chain_id.is_some_and(|pinned| pinned != wallet.chain_id) {
             return Err(wrong(format!("the daemon's wallet is on chain {}", wallet.chain_id)));
         }
         let args = self.key.clone();
@@ -135,7 +137,7 @@ impl OperatorArgs {
         }
         let client = OperatorClient::new(&remote.url, key, wallet.chain_id, wallet.wallet)?
             .signed_origin(remote.origin());
-        Ok(Session { client, wallet, yes: self.yes })
+        Ok(Session { client, wallet, yes: pins.yes })
     }
 }
 
