@@ -172,7 +172,7 @@ impl<'a> Stage<'a> {
         };
         let key = content_hash(work.as_bytes()).to_string();
         let opened = self.hirer.open_escrow(&request, &key).await?;
-        println!("  {} {work}: {} milestones", opened.job_id, opened.escrows.len());
+        println!("  {} {work}: milestones {}", opened.job_id, opened.escrows.len());
         let mut held = Vec::new();
         for escrow in &opened.escrows {
             held.push(self.reaches(escrow.id, EscrowState::Funded).await?);

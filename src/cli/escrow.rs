@@ -63,6 +63,7 @@ enum Verb {
     Dispute(DisputeArgs),
     Award(AwardArgs),
     Void(PlainArgs),
+    Refund(RefundArgs),
     Reclaim(PlainArgs),
     Finalize(PlainArgs),
     Approvals(ApprovalsArgs),
@@ -280,6 +281,16 @@ struct AwardArgs {
     handed: HandedArgs,
 }
 
+/// Give money back after it was paid out, as the payee, from the payee's own balance.
+#[derive(ClapArgs, Debug)]
+struct RefundArgs {
+    #[command(flatten)]
+    plain: PlainArgs,
+    /// Total given back, with what was given back before. Absent: all that was released.
+    #[arg(long, value_name = "USDC")]
+    total: Option<Usdc>,
+}
+
 /// List the releases above an agent's ceiling that wait for operators.
 #[derive(ClapArgs, Debug)]
 struct ApprovalsArgs {
@@ -333,6 +344,12 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
                 let voice = args.who.connect(remote).await?;
                 act(&voice, args, &ActionRequest::Void { signed: None }, remote).await
             }
+            Verb::Refund(args) => {
+                let voice = args.plain.who.connect(remote).await?;
+                let total = args.total.map(|total| total.to_string());
+                let request = ActionRequest::Refund { total, signed: None };
+                act(&voice, &args.plain, &request, remote).await
+            }
             Verb::Reclaim(args) => {
                 let voice = args.who.connect(remote).await?;
                 act(&voice, args, &ActionRequest::Reclaim, remote).await
@@ -352,7 +369,7 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
 
 /// Whoever talks to the daemon.
 enum Voice {
-    Agent(AgentClient),
+    Agent(Box<AgentClient>),
     Operator(Box<Session>),
 }
 
@@ -373,7 +390,7 @@ impl Who {
             ));
         };
         let client = AgentClient::new(&remote.url, read_agent_key(file)?)?;
-        Ok(Voice::Agent(client.signed_origin(remote.origin())))
+        Ok(Voice::Agent(Box::new(client.signed_origin(remote.origin()))))
     }
 }
 

@@ -49,8 +49,9 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 const PATIENCE: u64 = 256;
 /// Blocks to go back when a final block fell out of the chain.
 const LOOK_BACK: u64 = 1_000;
-/// Blocks without a transfer after which the mark is stored all the same.
-const QUIET: u64 = 1_000;
+/// Blocks without a transfer after which the mark is stored all the same: whoever reads the store
+/// sees how far the daemon is.
+const QUIET: u64 = 16;
 /// Standing differences that are looked at again in one step.
 const STANDING: u32 = 50;
 

@@ -138,6 +138,12 @@ async fn what_is_large_is_opened_and_released_by_operators_too() {
     ends(&world, &format!("approve {action} {omar} --yes"), 0);
     until(&world, id, &dune, "completed").await;
     assert_eq!(world.chain.usdc_of(world.payee("borealis-works")).await, 600_000_000);
+
+    let borealis = agent(&world, "borealis");
+    ends(&world, &format!("refund {id} --total 700 {borealis}"), 1);
+    let shown = ends(&world, &format!("refund {id} --total 200 --wait {borealis}"), 0);
+    assert!(shown.contains("200"), "{shown}");
+    assert_eq!(world.chain.usdc_of(world.payee("borealis-works")).await, 400_000_000);
 }
 
 #[tokio::test]
