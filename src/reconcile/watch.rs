@@ -606,18 +606,26 @@ async fn again(
 /// of that block is asked again at a later one.
 async fn weigh(inner: &Inner, mark: &mut Mark, block: u64, found: &mut Found) {
     let config = &inner.config.chain;
+    let read = async |at: At| balance_of(config, &inner.rpc, config.wallet, at).await;
     let at = mark.hash.map_or(At::Number(block), At::Block);
-    let balance = match balance_of(config, &inner.rpc, config.wallet, at).await {
+    let mut balance = match read(at).await {
         Ok(balance) => balance,
         Err(error) => {
             debug!(%error, block, "the wallet's balance could not be read");
             return;
         }
     };
-    if let Some((since, before)) = mark.balance {
-        let expected = (before + mark.came_in).checked_sub(mark.went_out);
-        if expected != Some(balance) {
-            found.balance(inner, (since, block), expected, balance);
+    if let Some((since, mut before)) = mark.balance {
+        let after = |before: U256| (before + mark.came_in).checked_sub(mark.went_out);
+        if after(before) != Some(balance) {
+            // A node that is just taking in the next block may answer with the state after it: now,
+            // or when it was asked last. Both blocks lie deeper a moment later.
+            tokio::time::sleep(AGAIN).await;
+            balance = read(at).await.unwrap_or(balance);
+            before = read(At::Number(since)).await.unwrap_or(before);
+        }
+        if after(before) != Some(balance) {
+            found.balance(inner, (since, block), after(before), balance);
         }
     }
     mark.balance = Some((block, balance));
