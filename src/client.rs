@@ -109,9 +109,7 @@ impl AgentClient {
         request: &PaymentRequest,
         key: &str,
     ) -> Result<PaymentView, ClientError> {
-        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
-        let call = Call::post("/v1/payments", request)?.with("idempotency-key", &quoted)?.again();
-        self.send(call).await
+        self.send(Call::post("/v1/payments", request)?.keyed(key)?).await
     }
 
     /// Shows a payment.
@@ -163,9 +161,7 @@ impl AgentClient {
         request: &EscrowRequest,
         key: &str,
     ) -> Result<Opened, ClientError> {
-        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
-        let call = Call::post("/v1/escrows", request)?.with("idempotency-key", &quoted)?.again();
-        self.send(call).await
+        self.send(Call::post("/v1/escrows", request)?.keyed(key)?).await
     }
 
     /// Shows an escrow that the agent opened or is paid by.
@@ -603,6 +599,12 @@ impl Call {
             .map_err(|_| ClientError::Unsendable(format!("`{name}` must be plain ASCII")))?;
         self.headers.insert(HeaderName::from_static(name), value);
         Ok(self)
+    }
+
+    /// Names the request (RFC 8941's quoted string), so that it may be sent again.
+    fn keyed(self, key: &str) -> Result<Self, ClientError> {
+        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        Ok(self.with("idempotency-key", &quoted)?.again())
     }
 
     fn again(mut self) -> Self {

@@ -181,9 +181,8 @@ async fn case_31_days_of_load_in_compressed_time_leave_a_bounded_working_set() {
             // How many payments a transaction carries, and how often it is signed, is the machine's
             // affair: a step has one to twenty.
             let forgotten = i64::from(STEPS * (day + 1)) - kept;
-            (now.denied <= kept && now.nonces <= 42)
-                .then_some(now)
-                .filter(|now| now.whole <= 20 * kept && now.forgotten >= forgotten)
+            let small = now.denied <= kept && now.nonces <= 42 && now.whole <= 20 * kept;
+            (small && now.forgotten >= forgotten).then_some(now)
         })
         .await;
         // It does not grow with the days, though what it remembers does.
