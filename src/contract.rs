@@ -7,6 +7,7 @@
 mod change;
 mod code;
 pub mod escrow;
+pub mod token;
 
 use alloy::{
     dyn_abi::TypedData,

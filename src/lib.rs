@@ -41,3 +41,4 @@ pub mod store;
 mod submit;
 pub mod view;
 pub mod window;
+pub mod x402;
