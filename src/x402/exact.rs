@@ -275,7 +275,7 @@ mod tests {
             ("/authorization/validBefore", Value::Null),
             ("/authorization/from", json!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266")),
             ("/authorization/nonce", json!("0x01")),
-            ("/signature", json!("a588")),
+            ("/signature", json!("0xa58")),
             ("/signature", json!(1)),
         ] {
             let mut value = payload();
