@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
 # npm's own record of what it installed: older than the lock file means install again.
 NODE := node_modules/.package-lock.json
+# Official clients and servers of x402 and MPP, unmodified; the one of version 1 in a folder of its own.
+OFFICIAL := tests/official/node_modules/.package-lock.json tests/official/v1/node_modules/.package-lock.json
 CARGO_TEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 help: ## Say what can be made.
@@ -13,6 +15,10 @@ help: ## Say what can be made.
 
 $(NODE): package.json package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(OFFICIAL): %/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	cd $* && npm ci --ignore-scripts --no-audit --no-fund --legacy-peer-deps
 	@touch $@
 
 build: ## Build the program.
@@ -44,7 +50,7 @@ symbolic: $(NODE) ## Halmos: rings and packing for all inputs at once.
 BURSAR_TEST_SEED ?= $(shell od -An -N6 -tu8 /dev/urandom | tr -d ' ')
 test-rust: export BURSAR_TEST_SEED := $(BURSAR_TEST_SEED)
 test-rust: export BURSAR_TEST_COUNTS := $(CURDIR)/target/counts.jsonl
-test-rust: $(NODE) ## Unit tests, histories, and the daemon on a real anvil: on SQLite, then on PostgreSQL.
+test-rust: $(NODE) $(OFFICIAL) ## Unit tests, histories, and the daemon on a real anvil: on SQLite, then on PostgreSQL.
 	script/postgres install
 	@mkdir -p target && rm -f $(CURDIR)/target/counts.jsonl
 	@echo "drawn at random from BURSAR_TEST_SEED=$(BURSAR_TEST_SEED)"

@@ -9,3 +9,4 @@ mod engine;
 mod escrow;
 mod notify;
 mod support;
+mod x402;

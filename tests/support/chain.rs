@@ -79,6 +79,11 @@ impl Chain {
         u64::try_from(held).unwrap()
     }
 
+    /// Sets an account's USDC, without a transfer.
+    pub async fn give(&self, account: Address, units: u64) {
+        self.rpc("anvil_dealERC20", json!([account, self.usdc, format!("{units:#x}")])).await;
+    }
+
     pub async fn nonce(&self, account: Address) -> u64 {
         self.node.get_transaction_count(account).await.unwrap()
     }

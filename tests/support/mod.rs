@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod daemon;
+mod official;
 mod oracle;
 mod postgres;
 mod proxy;
@@ -11,6 +12,7 @@ mod world;
 pub use chain::Chain;
 pub use chain::Transfer;
 pub use daemon::Daemon;
+pub use official::Official;
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy};
 pub use world::{Backend, Plan, RefusedWith, World, request};

@@ -19,7 +19,7 @@ use bursar::{
     clock::Clock,
     config::Config,
     contract::Names,
-    devnet::{BlockTime, Devnet, Manifest, Options},
+    devnet::{BlockTime, Devnet, Manifest, Options, ProfileName},
     keys::{Keys, Passphrase, PassphraseArgs, operator},
     payment::{Context, PaymentId, PaymentRequest, State},
     refusal::Code,
@@ -28,7 +28,6 @@ use bursar::{
     view::{PaymentView, ProposalView, ProposeBody, SignatureBody, TightenOrder, WalletView},
 };
 use ed25519_dalek::SigningKey;
-use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Chain, Daemon, Postgres, Proxy, tally::Tally, wait_for};
@@ -58,6 +57,7 @@ impl Backend {
 /// What a world differs in from a plain devnet.
 pub struct Plan {
     store: Backend,
+    profile: ProfileName,
     block_time: BlockTime,
     config: Edit<Config>,
     policies: Vec<(&'static str, &'static str, &'static str)>,
@@ -68,6 +68,7 @@ impl Plan {
     pub fn new() -> Self {
         Self {
             store: Backend::of_this_run(),
+            profile: ProfileName::Local,
             block_time: BlockTime::Every(100),
             config: Box::new(|_| ()),
             policies: Vec::new(),
@@ -77,6 +78,12 @@ impl Plan {
     /// On this store, whatever the others of this run are on.
     pub fn on(mut self, store: Backend) -> Self {
         self.store = store;
+        self
+    }
+
+    /// On a twin of Base Sepolia, whose USDC official clients know.
+    pub fn twin(mut self) -> Self {
+        self.profile = ProfileName::BaseSepoliaTwin;
         self
     }
 
@@ -165,6 +172,7 @@ impl World {
     async fn without_daemon(plan: Plan) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let devnet = Devnet::start(Options {
+            profile: plan.profile,
             port: 0,
             dir: dir.path().join("net"),
             block_time: Some(plan.block_time),
@@ -209,8 +217,7 @@ impl World {
     /// Sets the wallet's USDC, without a transfer.
     pub async fn deal(&self, units: u64) {
         self.dealt.store(true, Ordering::Relaxed);
-        let params = json!([self.card.wallet, self.card.usdc, format!("{units:#x}")]);
-        self.chain.rpc("anvil_dealERC20", params).await;
+        self.chain.give(self.card.wallet, units).await;
     }
 
     /* THE DAEMON */

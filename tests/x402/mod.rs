@@ -1,0 +1,3 @@
+//! HTTP 402, with official clients and servers.
+
+mod official;
