@@ -7,6 +7,7 @@
 mod change;
 mod code;
 pub mod escrow;
+pub mod hub;
 pub mod token;
 
 use alloy::{

@@ -1,5 +1,5 @@
-//! Brings the contracts to a fresh anvil: USDC's code at its address, a wallet that is born with
-//! its agents, payees, caps and operators, and ETH for the gas keys.
+//! Brings the contracts to a fresh anvil: USDC's code and the channel hub's at their addresses, a
+//! wallet that is born with its agents, payees, caps and operators, and ETH for the gas keys.
 //!
 //! Everything is sent from anvil's account 0, which the node signs for, so no key is needed here.
 
@@ -25,7 +25,7 @@ use crate::{
     contract::{
         AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide,
         escrow::{IEscrowPayer, IWorkEscrow},
-        narrow,
+        hub, narrow,
     },
     money::UNITS_PER_USDC,
 };
@@ -43,6 +43,12 @@ sol! {
         constructor(address usdc);
     }
 
+    #[sol(rpc)]
+    contract Erc3009Collector {
+        constructor(address hub);
+        function HUB() external view returns (address);
+    }
+
     contract PolicyWallet {
         constructor(address usdc, address escrow, bytes[] operators, uint64 threshold, uint32 delay, bytes[] changes);
     }
@@ -53,6 +59,18 @@ const USDC_ARTIFACT: (&str, &str) =
 const ESCROW_ARTIFACT: (&str, &str) = (
     "contracts/artifacts/WorkEscrow.json",
     include_str!("../../contracts/artifacts/WorkEscrow.json"),
+);
+const HUB_ARTIFACT: (&str, &str) = (
+    "contracts/artifacts/ChannelHub.json",
+    include_str!("../../contracts/artifacts/ChannelHub.json"),
+);
+const COLLECTOR_ARTIFACT: (&str, &str) = (
+    "contracts/artifacts/Erc3009Collector.json",
+    include_str!("../../contracts/artifacts/Erc3009Collector.json"),
+);
+const MULTICALL_ARTIFACT: (&str, &str) = (
+    "contracts/artifacts/DevMulticall.json",
+    include_str!("../../contracts/artifacts/DevMulticall.json"),
 );
 const WALLET_ARTIFACT: (&str, &str) = (
     "contracts/artifacts/PolicyWallet.json",
@@ -103,6 +121,7 @@ pub(super) async fn deploy(
     let node = Node { provider: ProviderBuilder::default().connect_http(url), from: cast.deployer };
 
     place_usdc(&node, profile).await?;
+    place_channels(&node).await?;
     let escrow = place_escrow(&node, profile).await?;
     let (wallet, from_block) = place_wallet(&node, profile, plan, cast, escrow).await?;
     let amount = U256::from(plan.wallet_usdc.units());
@@ -124,20 +143,34 @@ pub(super) async fn deploy(
 
 /// Places DevUSDC's runtime at the profile's address, as `PLACING` in DevUSDC.sol tells.
 async fn place_usdc(node: &Node, profile: &Profile) -> Result<(), DevnetError> {
+    let step = "place DevUSDC";
     let mut code = creation_code(USDC_ARTIFACT)?;
     code.extend(DevUSDC::constructorCall { owner: node.from }.abi_encode());
-    let built = node.create("deploy DevUSDC", code).await?.0;
-    let fail = DevnetError::chain("place DevUSDC");
-    let runtime = node.provider.get_code_at(built).await.map_err(&fail)?;
-    let slot = DevUSDC::new(built, &node.provider)
+    node.place(step, code, profile.usdc).await?;
+    let slot = DevUSDC::new(profile.usdc, &node.provider)
         .OWNER_SLOT()
         .call()
         .await
-        .map_err(|why| chain("place DevUSDC", why))?;
-    let step = "place DevUSDC";
-    node.call::<_, Option<bool>>(step, "anvil_setCode", (profile.usdc, runtime)).await?;
+        .map_err(|why| chain(step, why))?;
     let owner = (profile.usdc, slot, node.from.into_word());
     node.call::<_, Option<bool>>(step, "anvil_setStorageAt", owner).await?;
+    Ok(())
+}
+
+/// Places what x402's clients look for at addresses of their own: the channel hub, the collector that
+/// obeys it, and the contract they read several channels with.
+async fn place_channels(node: &Node) -> Result<(), DevnetError> {
+    let step = "place ChannelHub";
+    node.place(step, creation_code(HUB_ARTIFACT)?, hub::HUB).await?;
+    let mut code = creation_code(COLLECTOR_ARTIFACT)?;
+    code.extend(Erc3009Collector::constructorCall { hub: hub::HUB }.abi_encode());
+    node.place(step, code, hub::ERC3009_COLLECTOR).await?;
+    node.place(step, creation_code(MULTICALL_ARTIFACT)?, hub::MULTICALL3).await?;
+    let obeys = Erc3009Collector::new(hub::ERC3009_COLLECTOR, &node.provider);
+    let obeyed = obeys.HUB().call().await.map_err(|why| chain(step, why))?;
+    if obeyed != hub::HUB {
+        return Err(chain(step, format!("the collector obeys {obeyed}")));
+    }
     Ok(())
 }
 
@@ -277,6 +310,20 @@ impl Node {
             }
         }
         Err(chain(step, format!("no receipt for transaction {hash}")))
+    }
+
+    /// Creates a contract and puts its code, immutables and all, at the address `at`. What its
+    /// constructor stored stays behind.
+    async fn place(
+        &self,
+        step: &'static str,
+        code: Vec<u8>,
+        at: Address,
+    ) -> Result<(), DevnetError> {
+        let built = self.create(step, code).await?.0;
+        let runtime = self.provider.get_code_at(built).await.map_err(DevnetError::chain(step))?;
+        self.call::<_, Option<bool>>(step, "anvil_setCode", (at, runtime)).await?;
+        Ok(())
     }
 
     /// Creates a contract; returns its address and block.
