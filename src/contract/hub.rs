@@ -224,6 +224,8 @@ mod tests {
     #[test]
     fn ids_and_digests_are_x402_s() {
         let base = Hub::new(8453, HUB);
+        let domain = b256!("d8d982716899b0e20cf2c1e706a37b8a892c83fdd4ac9b540cfeec11f9c73a39");
+        assert_eq!(base.separator, domain);
         let id = base.channel_id(&config());
         let expected = [
             (id, b256!("91146eded5ed3b7c7445a0e16997bc09682641d1321795f539494ff6536568d5")),

@@ -1,73 +1,22 @@
 //! The scheme `batch-settlement`: a channel is funded once, each request brings a voucher over the
 //! whole sum so far, and many vouchers are claimed at a time.
 
-use alloy::{
-    primitives::{Address, B256, Bytes, U256, address, keccak256},
-    sol_types::{Eip712Domain, SolStruct, SolValue as _, eip712_domain},
-};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::abi::{ClaimBatch, ClaimEntry};
 use super::{
     exact::{PayloadError, bounded, read},
     text::{checksummed, decimal_option, decimal128},
 };
-use crate::contract;
+use crate::contract::hub::{self, Entry, Hub};
 
-/// Where every chain has the contract of the channels.
-pub const HUB: Address = address!("0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003");
-/// Where every chain has the collector of deposits by EIP-3009.
-pub const EIP3009_COLLECTOR: Address = address!("0x4020806089470a89826cB9fB1f4059150b550004");
-/// Seconds that a payer waits for its money at least.
-pub const MIN_WITHDRAW_DELAY_S: u32 = 900;
-/// Seconds that a payer waits for its money at most.
-pub const MAX_WITHDRAW_DELAY_S: u32 = 2_592_000;
+pub use crate::contract::hub::{ERC3009_COLLECTOR, HUB, WITHDRAW_DELAY};
+
 /// Rows in one claim.
 pub const CLAIM_LIMIT: usize = 100;
 /// What the scheme's own error names begin with.
 pub const ERROR_PREFIX: &str = "invalid_batch_settlement_evm_";
-
-/// What `sol!` generates: the typed data of a channel's domain.
-#[allow(missing_docs)]
-mod abi {
-    use alloy::sol;
-
-    sol! {
-        #![sol(all_derives)]
-
-        struct ChannelConfig {
-            address payer;
-            address payerAuthorizer;
-            address receiver;
-            address receiverAuthorizer;
-            address token;
-            uint40 withdrawDelay;
-            bytes32 salt;
-        }
-
-        struct Voucher {
-            bytes32 channelId;
-            uint128 maxClaimableAmount;
-        }
-
-        struct Refund {
-            bytes32 channelId;
-            uint256 nonce;
-            uint128 amount;
-        }
-
-        struct ClaimEntry {
-            bytes32 channelId;
-            uint128 maxClaimableAmount;
-            uint128 totalClaimed;
-        }
-
-        struct ClaimBatch {
-            ClaimEntry[] claims;
-        }
-    }
-}
 
 /// What a channel is; any other field is another channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,7 +37,7 @@ pub struct ChannelConfig {
     /// The asset.
     #[serde(with = "checksummed")]
     pub token: Address,
-    /// Seconds: [`MIN_WITHDRAW_DELAY_S`] to [`MAX_WITHDRAW_DELAY_S`].
+    /// Seconds, in [`WITHDRAW_DELAY`].
     pub withdraw_delay: u32,
     /// Tells apart channels that are otherwise the same.
     pub salt: B256,
@@ -165,7 +114,7 @@ pub struct DepositAuthorization {
     pub erc3009_authorization: Option<Erc3009Authorization>,
 }
 
-/// `ReceiveWithAuthorization` to the collector, with [`deposit_nonce`] as its nonce.
+/// `ReceiveWithAuthorization` to the collector, with [`hub::deposit_nonce`] as its nonce.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Erc3009Authorization {
@@ -287,10 +236,6 @@ pub struct VoucherState {
     pub signature: Bytes,
 }
 
-/// The EIP-712 domain of a chain's channels.
-#[derive(Clone, Debug)]
-pub struct Domain(Eip712Domain);
-
 impl Payload {
     /// Reads a payment's `payload`.
     ///
@@ -338,73 +283,30 @@ impl Payload {
     }
 }
 
-impl ChannelConfig {
-    fn typed(&self) -> abi::ChannelConfig {
-        abi::ChannelConfig {
-            payer: self.payer,
-            payerAuthorizer: self.payer_authorizer,
-            receiver: self.receiver,
-            receiverAuthorizer: self.receiver_authorizer,
-            token: self.token,
-            withdrawDelay: alloy::primitives::aliases::U40::from(self.withdraw_delay),
-            salt: self.salt,
+impl From<ChannelConfig> for hub::ChannelConfig {
+    fn from(config: ChannelConfig) -> Self {
+        Self {
+            payer: config.payer,
+            payerAuthorizer: config.payer_authorizer,
+            receiver: config.receiver,
+            receiverAuthorizer: config.receiver_authorizer,
+            token: config.token,
+            withdrawDelay: alloy::primitives::aliases::U40::from(config.withdraw_delay),
+            salt: config.salt,
         }
     }
 }
 
-impl Domain {
-    /// Returns the domain of the channels at `hub`: name "x402 Batch Settlement", version "1".
+impl ClaimRow {
+    /// Returns what the receiver's signature over a claim covers of this row.
     #[must_use]
-    pub fn new(chain_id: u64, hub: Address) -> Self {
-        Self(eip712_domain! {
-            name: "x402 Batch Settlement",
-            version: "1",
-            chain_id: chain_id,
-            verifying_contract: hub,
-        })
+    pub fn entry(&self, hub: &Hub) -> Entry {
+        Entry {
+            channel_id: hub.channel_id(&self.voucher.channel.into()),
+            max: self.voucher.max_claimable_amount,
+            total: self.total_claimed,
+        }
     }
-
-    fn digest(&self, message: &impl SolStruct) -> B256 {
-        contract::digest(message, &self.0)
-    }
-
-    /// Returns a channel's id: the EIP-712 hash of its config.
-    #[must_use]
-    pub fn channel_id(&self, config: &ChannelConfig) -> B256 {
-        self.digest(&config.typed())
-    }
-
-    /// Returns what a voucher's signature covers.
-    #[must_use]
-    pub fn voucher(&self, channel_id: B256, max_claimable: u128) -> B256 {
-        self.digest(&abi::Voucher { channelId: channel_id, maxClaimableAmount: max_claimable })
-    }
-
-    /// Returns what the receiver's signature over a refund covers.
-    #[must_use]
-    pub fn refund(&self, channel_id: B256, nonce: U256, amount: u128) -> B256 {
-        self.digest(&abi::Refund { channelId: channel_id, nonce, amount })
-    }
-
-    /// Returns what the receiver's signature over a claim covers.
-    #[must_use]
-    pub fn claims(&self, rows: &[ClaimRow]) -> B256 {
-        let claims = rows
-            .iter()
-            .map(|row| ClaimEntry {
-                channelId: self.channel_id(&row.voucher.channel),
-                maxClaimableAmount: row.voucher.max_claimable_amount,
-                totalClaimed: row.total_claimed,
-            })
-            .collect();
-        self.digest(&ClaimBatch { claims })
-    }
-}
-
-/// Returns the nonce of a deposit's authorization: `keccak256(abi.encode(channelId, salt))`.
-#[must_use]
-pub fn deposit_nonce(channel_id: B256, salt: U256) -> B256 {
-    keccak256((channel_id, salt).abi_encode())
 }
 
 /// A salt: written as 32 bytes, read as those or as a decimal string.
@@ -431,7 +333,7 @@ mod salt {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::b256;
+    use alloy::primitives::{address, b256};
     use serde_json::json;
 
     use super::*;
@@ -456,60 +358,13 @@ mod tests {
         }
     }
 
-    /// Vectors equal to those of the official package.
+    /// The digests themselves are checked beside [`Hub`].
     #[test]
-    fn ids_and_digests_are_the_published_ones() {
-        for (found, expected) in [
-            (
-                config().typed().eip712_type_hash(),
-                b256!("0x1c9a06ceab9b0ebbd3301dc56c9111bb6d9af421356dc9ccb3b7084c755db308"),
-            ),
-            (
-                config().typed().eip712_hash_struct(),
-                b256!("0xc8429d78733f0eeacc41cf57eafe7349a7006aa7704f4396dcf24f4d634b8d1a"),
-            ),
-        ] {
-            assert_eq!(found, expected);
-        }
-        for (chain, separator, id) in [
-            (
-                8_453,
-                b256!("0xd8d982716899b0e20cf2c1e706a37b8a892c83fdd4ac9b540cfeec11f9c73a39"),
-                b256!("0x91146eded5ed3b7c7445a0e16997bc09682641d1321795f539494ff6536568d5"),
-            ),
-            (
-                84_532,
-                b256!("0xfdef80764086b1e0fc6ba99f0cb9aa1d59109fda7c23d60334c89d2de44dffce"),
-                b256!("0x530f2c4da2224ee9299085e2bc355e9615710ecdc324f76be875e6b7998daa2d"),
-            ),
-            (
-                31_337,
-                b256!("0xbf720f8d28a5c76a2f7743512598984fa4b90dd1efdb19af73f64cc6587d68af"),
-                b256!("0xd75d8cb8280dede4a395513af10eb3fa9f36dac2c3bd50c33703c415da3c8557"),
-            ),
-        ] {
-            let domain = Domain::new(chain, HUB);
-            assert_eq!(domain.0.separator(), separator);
-            assert_eq!(domain.channel_id(&config()), id);
-        }
-        let domain = Domain::new(8_453, HUB);
-        let id = domain.channel_id(&config());
-        assert_eq!(
-            domain.voucher(id, 1_000),
-            b256!("0x7d0c13c615bdfba821fe9343b390efb939bd02433ce597400d9144d24c1540d7")
-        );
-        assert_eq!(
-            domain.refund(id, U256::ZERO, 1_500),
-            b256!("0x3fb2f0cfd9254bde4d88d1101e195af9896d3345a50f5be694bcd92d71f18ba6")
-        );
-        assert_eq!(
-            domain.claims(&[row()]),
-            b256!("0x2566d6573bfec325bbb1fa83c56edd59aca32dc9aa7d3b6f3d5d64e5aa344b06")
-        );
-        assert_eq!(
-            deposit_nonce(id, U256::from(1)),
-            b256!("0x527994c72e1c12cd188f2c56d3eeddd93ee2451aa80bbb4686cb97c0437e06ad")
-        );
+    fn a_config_and_a_row_are_the_contract_s() {
+        let hub = Hub::new(8_453, HUB);
+        let id = b256!("0x91146eded5ed3b7c7445a0e16997bc09682641d1321795f539494ff6536568d5");
+        assert_eq!(hub.channel_id(&config().into()), id);
+        assert_eq!(row().entry(&hub), Entry { channel_id: id, max: 1_000, total: 700 });
     }
 
     #[test]
