@@ -14,7 +14,6 @@ use crate::{
     payment::{Event, PaymentId, State},
     refusal::{Code, Refusal},
     store::{ApprovalRow, PaymentRow},
-    submit::assign::facts,
     view::{ApprovalView, PaymentView, SignatureBody},
 };
 
@@ -188,6 +187,6 @@ async fn end(
     let draft = Draft::new(kind, "daemon").agent(&payment.agent).payment(payment.id);
     store.append_audit(&[fill(draft)], now_ms).await?;
     store.commit().await?;
-    inner.book().void(&payment.agent, &facts(&payment));
+    inner.book().void(&payment.agent, &payment.facts());
     Ok(inner.view(&payment))
 }

@@ -13,6 +13,7 @@ use crate::{
         Categories, ChainLimits, Facts, Judgement, Outcome, PayeeRecord, Policy, Question, Usage,
         WalletUsage, evaluate, overrides,
     },
+    store::Word,
 };
 
 /// One agent.
@@ -235,6 +236,28 @@ impl Book {
             for _ in 0..count {
                 known.usage.note_accepted(&known.policy, facts, at_s);
             }
+        }
+    }
+
+    /// Takes up what another daemon did.
+    pub fn hear(&mut self, word: &Word) {
+        match word {
+            Word::Reserved { agent, facts, at_s } => self.reserve(agent, facts, *at_s),
+            Word::Settled { agent, facts, block_time_s } => {
+                self.settle(agent, facts, *block_time_s);
+            }
+            Word::Voided { agent, facts } => self.void(agent, facts),
+            Word::Frozen(agent) => {
+                self.freezes += 1;
+                if let Some(known) = self.agents.get_mut(agent) {
+                    known.usage.frozen = true;
+                }
+            }
+            Word::WalletFrozen => {
+                self.freezes += 1;
+                self.wallet.frozen = true;
+            }
+            Word::Policy => {}
         }
     }
 

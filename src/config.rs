@@ -106,6 +106,9 @@ pub struct SubmitConfig {
     /// ours did not use stays good so long, and its payments wait so long before they are tried
     /// again or fail.
     pub signature_ttl_s: u64,
+    /// Seconds after which the others on one PostgreSQL take over the work of a daemon that shows
+    /// no sign of life: 2 to 300.
+    pub lease_s: u64,
     /// Seconds without a receipt before the same bytes are sent again.
     pub resend_after_s: u64,
     /// Seconds without a receipt before a replacement with higher fees.
@@ -122,6 +125,7 @@ impl Default for SubmitConfig {
             fee_ceiling_gwei: 500,
             tip_ceiling_gwei: 5,
             signature_ttl_s: 600,
+            lease_s: 10,
             resend_after_s: 5,
             replace_after_s: 30,
         }
@@ -410,6 +414,7 @@ impl Config {
             86_400,
             "use 15 to 86400",
         )?;
+        range("submit.lease_s", self.submit.lease_s, 2, 300, "use 2 to 300")?;
         range(
             "submit.fee_ceiling_gwei",
             self.submit.fee_ceiling_gwei,

@@ -31,13 +31,14 @@ use crate::{
     fees::{self, Fees},
     governance, intake,
     keys::{KeyError, Keys},
+    lease::{self, Leases},
     metrics::Metrics,
     notify,
     payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
     policy,
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
-    store::{PaymentRow, Store, StoreError, Tx},
+    store::{PaymentRow, Store, StoreError, Tx, Word},
     submit::Flights,
     view::{
         AgentView, AlertView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
@@ -78,6 +79,9 @@ pub enum EngineError {
     /// Store, chain and engine disagree about a transaction: a fault, held until a person looks.
     #[error("store and chain disagree: {0}")]
     Encode(String),
+    /// Another daemon has the lease: what was to be done is its work now.
+    #[error("another daemon has the lease {0}: this one leaves it alone")]
+    NotOurs(String),
 }
 
 impl From<&StoreError> for Refusal {
@@ -152,6 +156,7 @@ pub(crate) struct Inner {
     pub escrow: Option<escrow::Place>,
     pub metrics: Metrics,
     pub flights: Flights,
+    pub leases: Leases,
     pub intake: mpsc::Sender<intake::Job>,
     /// Something is queued, or a sender has room again.
     pub queued: Notify,
@@ -183,8 +188,16 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// What is known by heart, with everything that other daemons did before the last turn.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        for word in self.store.words() {
+            if word == Word::Policy {
+                self.stale.store(true, Ordering::Release);
+            }
+            book.hear(&word);
+        }
+        book
     }
 
     /// The later of wall clock and head, so that a decision is never before a block it knows of. A
@@ -274,13 +287,12 @@ impl Inner {
         self.relayers.iter().map(PrivateKeySigner::address).collect()
     }
 
-    /// Picks the least busy relayer with less than `in_flight` transactions on their way; one without
-    /// gas money only if there is no other.
-    pub(crate) fn sender(&self, in_flight: u32) -> Option<Address> {
-        let all = self.relayer_addresses();
+    /// Picks the least busy of some relayers with less than `in_flight` transactions on their way;
+    /// one without gas money only if there is no other.
+    pub(crate) fn sender_among(&self, relayers: &[Address], in_flight: u32) -> Option<Address> {
         let funded: Vec<_> =
-            all.iter().copied().filter(|sender| !self.flights.is_broke(*sender)).collect();
-        self.flights.freest(if funded.is_empty() { &all } else { &funded }, in_flight)
+            relayers.iter().copied().filter(|sender| !self.flights.is_broke(*sender)).collect();
+        self.flights.freest(if funded.is_empty() { relayers } else { &funded }, in_flight)
     }
 
     pub(crate) fn relayer(&self, sender: Address) -> Result<PrivateKeySigner, EngineError> {
@@ -415,6 +427,11 @@ impl Engine {
     #[must_use]
     pub fn domain(&self) -> (u64, Address) {
         (self.inner.config.chain.chain_id, self.inner.config.chain.wallet)
+    }
+
+    /// Gives up everything that other daemons may take over, before an orderly end.
+    pub(crate) async fn give_back(&self) -> Result<(), StoreError> {
+        lease::give_back(&self.inner).await
     }
 
     /// Returns the clock the daemon lives by.

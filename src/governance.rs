@@ -34,7 +34,7 @@ use crate::{
     policy::{ChainLimits, PayeeRecord},
     refusal::{Code, Refusal},
     rpc::At,
-    store::{ProposalRow, SignatureRow, Tx, TxKind},
+    store::{ProposalRow, SignatureRow, Tx, TxKind, Word},
     submit::{Manifest, Outgoing, relay},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
 };
@@ -93,20 +93,27 @@ pub(crate) async fn refresh(inner: &Inner) -> Result<(), EngineError> {
 
 async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
     let chain = &inner.config.chain;
-    let read = inner.store.meta(FOLLOWED).await?.and_then(|text| text.parse::<u64>().ok());
-    let mut from = read.map_or(chain.from_block, |block| block + 1);
-    if from > head {
-        return Ok(());
-    }
-    while from <= head {
+    loop {
+        let read = inner.store.meta(FOLLOWED).await?;
+        let from = read
+            .as_ref()
+            .and_then(|text| text.parse::<u64>().ok())
+            .map_or(chain.from_block, |block| block + 1);
+        if from > head {
+            return Ok(());
+        }
         let to = head.min(from + LOG_SPAN - 1);
         let logs = inner.rpc.logs(chain.wallet, from, to, &topics()).await?;
         if logs.is_empty() && to - from < QUIET {
-            break;
+            return Ok(());
         }
         let landed = landed(inner, &logs).await?;
         let mut drafts = Vec::new();
         let mut store = inner.store.begin().await?;
+        // Another daemon read them in the meantime: each event is taken up once.
+        if store.meta(FOLLOWED).await? != read {
+            continue;
+        }
         for log in &logs {
             let block = log.block_number.unwrap_or(to);
             let draft = on_event(inner, &mut store, &landed, log, block).await?;
@@ -116,14 +123,13 @@ async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
         if !logs.is_empty() {
             // Before the mark moves: a reading that fails is repeated, even after a restart.
             inner.stale.store(true, Ordering::Release);
+            store.say(Word::Policy);
         }
         crash::at(Point::PolicyRead);
         store.append_audit(&drafts, inner.clock.now_ms()).await?;
         store.set_meta(FOLLOWED, &to.to_string()).await?;
         store.commit().await?;
-        from = to + 1;
     }
-    Ok(())
 }
 
 /// A transaction's place in the chain: block, and index in it.
@@ -745,7 +751,10 @@ pub(crate) async fn tighten(inner: &Inner, order: TightenOrder) -> Result<B256, 
         frozen = inner.book().agent_by_address(call.agent).cloned();
         match &frozen {
             Some(id) => store.set_agent_frozen(id, true).await?,
-            None if call.agent == Address::ZERO => store.set_meta(WALLET_FROZEN, "1").await?,
+            None if call.agent == Address::ZERO => {
+                store.set_meta(WALLET_FROZEN, "1").await?;
+                store.say(Word::WalletFrozen);
+            }
             None => return Err(invalid("that address is not one of this daemon's agents")),
         }
     }

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use alloy::{
@@ -35,6 +36,10 @@ use crate::{
     view::{RuleTrace, Simulation, Verdict},
 };
 
+/// How long a group that the store could not take for a passing reason is tried again.
+const INSIST: Duration = Duration::from_secs(2);
+/// Pause between two such tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 /// Requests decided in one commit.
 const GROUP_LIMIT: usize = 256;
 /// The largest payment: what the contract's 48-bit caps can count. Sums of payments stay far from
@@ -285,14 +290,21 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
 /// Decides a group and answers it. Says whether it can go on: not where a commit's outcome is not
 /// known.
 pub(crate) async fn settle(inner: &Inner, group: Vec<Job>) -> bool {
-    match decide(inner, &group).await {
+    let began = Instant::now();
+    let mut decided = decide(inner, &group).await;
+    // Two writers in each other's way, a connection that broke before its commit: nothing happened.
+    while decided.as_ref().is_err_and(StoreError::is_passing) && began.elapsed() < INSIST {
+        tokio::time::sleep(BETWEEN_TRIES).await;
+        decided = decide(inner, &group).await;
+    }
+    match decided {
         Ok(answers) => answer(group, answers),
         Err(fault) if fault.is_unknown_outcome() => {
             answer_alone(group, Err(fault));
             return false;
         }
         // One unreadable row must not refuse its neighbours: each job by itself.
-        Err(_) if group.len() > 1 => {
+        Err(fault) if group.len() > 1 && !fault.is_passing() => {
             for job in group {
                 let alone = [job];
                 let answers = decide(inner, &alone).await;

@@ -23,6 +23,7 @@ pub mod fees;
 mod governance;
 mod intake;
 pub mod keys;
+mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod money;

@@ -34,6 +34,7 @@ use crate::{
     engine::{Engine, EngineError, Inner, Stop},
     escrow, governance, intake,
     keys::{KeyError, Keys},
+    lease::{self, Leases},
     metrics::Metrics,
     notify::{self, EndpointError},
     payment::AgentId,
@@ -173,6 +174,7 @@ impl Service {
         }));
         tasks.spawn(named("notify", notify::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("watch", alert::watch::run(Arc::clone(&inner), stopped.clone())));
+        tasks.spawn(named("lease", lease::run(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
         tasks.spawn(named("checkpoint", checkpoint(store.clone(), stopped.clone())));
         let router =
@@ -226,6 +228,9 @@ impl Service {
             warn!("a task did not end in time; nothing is lost, it goes on at the next start");
             self.tasks.shutdown().await;
         }
+        if let Err(error) = self.engine.give_back().await {
+            warn!(%error, "the leases run out by themselves");
+        }
         self.store.close().await;
     }
 }
@@ -248,9 +253,9 @@ pub(crate) async fn wake(
         url: config.store.split('@').next_back().unwrap_or_default().to_owned(),
         source,
     };
-    let lock = Store::lock(&config.store).map_err(cannot)?;
+    let lock = Store::lock(&config.store, &config.audit_anchors).map_err(cannot)?;
     let webhooks = notify::Endpoint::all(&config.webhooks)?.into_iter().map(Arc::new).collect();
-    let store = Store::open(&config.store).await.map_err(cannot)?;
+    let store = Store::open_as(&config.store, lock.me()).await.map_err(cannot)?;
     let store = store.telling(notify::subscribers(&config.webhooks));
     check_chain(&config, &rpc).await?;
     let escrow = escrow::of_wallet(&rpc, config.chain.wallet).await?;
@@ -276,6 +281,7 @@ pub(crate) async fn wake(
         escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         metrics: Metrics::default(),
         flights: Flights::default(),
+        leases: Leases::default(),
         intake: jobs,
         queued: Notify::new(),
         signed: Notify::new(),
@@ -298,9 +304,14 @@ pub(crate) async fn wake(
     inner.set_head(inner.rpc.latest().await?);
     // The past first: what was final, what is reserved, what is on its way.
     let last = (inner.height() + 1).saturating_sub(inner.config.chain.confirmations);
+    {
+        // Nothing that counts changes while it is read, and from then on every change is heard.
+        let turn = inner.store.begin().await?;
+        turn.listen();
+        load_history(&inner).await?;
+    }
     governance::follow(&inner, last).await?;
-    load_history(&inner).await?;
-    submit::load(&inner).await?;
+    lease::start(&inner).await?;
     crash::at(Point::StartLoaded);
     Ok(Awake { inner, queue, lock })
 }
@@ -467,7 +478,7 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
     }
     let open = inner.store.payments_open().await?;
     for row in &open {
-        inner.book().replay(&row.agent, &submit::assign::facts(row), Outcome::Pending);
+        inner.book().replay(&row.agent, &row.facts(), Outcome::Pending);
     }
     let since_ms = inner.clock.now_ms() - 26 * 3_600_000;
     let mut accepted = pin!(inner.store.accepted_since(since_ms, 1_000));
@@ -481,11 +492,11 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
 
 async fn nonce_epoch(store: &Store) -> Result<u128, StartError> {
     const KEY: &str = "nonce_epoch";
-    if let Some(text) = store.meta(KEY).await? {
+    let mut tx = store.begin().await?;
+    if let Some(text) = tx.meta(KEY).await? {
         return text.parse().map_err(|_| StoreError::corrupt("meta.nonce_epoch", text).into());
     }
     let epoch = rand::random::<u64>();
-    let mut tx = store.begin().await?;
     tx.set_meta(KEY, &epoch.to_string()).await?;
     tx.commit().await?;
     Ok(epoch.into())
@@ -544,15 +555,18 @@ pub(crate) async fn housekeeping(
     anchors: &AsyncMutex<(B256, Option<Duration>)>,
     last: bool,
 ) -> Result<(), EngineError> {
-    approval::expire(inner).await?;
-    // Each second, a second's worth: nobody waits for a long deletion.
-    let mut tx = inner.store.begin().await?;
-    tx.forget_nonces(inner.clock.now_s()).await?;
-    let kept_ms = intake::seconds(inner.config.webhooks.keep_days.saturating_mul(86_400));
-    tx.forget_events(inner.clock.now_ms().saturating_sub(kept_ms)).await?;
-    let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
-    tx.prune(bytes, denied).await?;
-    tx.commit().await?;
+    if inner.is_keeper() {
+        approval::expire(inner).await?;
+        // Each second, a second's worth: nobody waits for a long deletion.
+        let mut tx = inner.begin_as_keeper().await?;
+        tx.forget_nonces(inner.clock.now_s()).await?;
+        let kept_ms = intake::seconds(inner.config.webhooks.keep_days.saturating_mul(86_400));
+        tx.forget_events(inner.clock.now_ms().saturating_sub(kept_ms)).await?;
+        let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
+        tx.prune(bytes, denied).await?;
+        tx.forget_words().await?;
+        tx.commit().await?;
+    }
     let (backlog, oldest) = inner.store.backlog().await?;
     inner.metrics.backlog.set(backlog.cast_signed());
     inner.metrics.oldest_ms.set(oldest.map_or(0, |at| inner.clock.now_ms() - at));

@@ -49,17 +49,27 @@ fn topics() -> Vec<B256> {
 /// Reads the logs up to `head`, a final block, that were not read yet.
 pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> {
     let Some(place) = &inner.escrow else { return Ok(()) };
-    let read = inner.store.meta(FOLLOWED).await?.and_then(|text| text.parse::<u64>().ok());
-    let mut from = read.map_or(inner.config.chain.from_block, |block| block + 1);
-    while from <= head {
+    loop {
+        let read = inner.store.meta(FOLLOWED).await?;
+        let from = read
+            .as_ref()
+            .and_then(|text| text.parse::<u64>().ok())
+            .map_or(inner.config.chain.from_block, |block| block + 1);
+        if from > head {
+            return Ok(());
+        }
         let to = head.min(from + LOG_SPAN - 1);
         let logs = inner.rpc.logs(place.address, from, to, &topics()).await?;
         if logs.is_empty() && to - from < QUIET {
-            break;
+            return Ok(());
         }
         let times = times(inner, &logs).await?;
         let now_ms = inner.clock.now_ms();
         let mut store = inner.store.begin().await?;
+        // Another daemon read them in the meantime: each log is taken up once.
+        if !store.replace_meta(FOLLOWED, read.as_deref(), &to.to_string()).await? {
+            continue;
+        }
         let mut reader = Reader { inner, drafts: Vec::new(), escrows: BTreeMap::new(), now_ms };
         for log in &logs {
             reader.read(&mut store, log, &times).await?;
@@ -68,11 +78,8 @@ pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> 
             store.put_escrow(escrow, now_ms).await?;
         }
         store.append_audit(&reader.drafts, now_ms).await?;
-        store.set_meta(FOLLOWED, &to.to_string()).await?;
         store.commit().await?;
-        from = to + 1;
     }
-    Ok(())
 }
 
 /// Reads the times of the blocks that the logs stand in.

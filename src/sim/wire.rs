@@ -316,6 +316,10 @@ impl sqlx::error::DatabaseError for Full {
     fn message(&self) -> &str {
         "database or disk is full"
     }
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        // SQLITE_FULL.
+        Some("13".into())
+    }
     fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         self
     }

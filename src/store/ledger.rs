@@ -3,7 +3,7 @@
 use alloy::primitives::Address;
 use sqlx::Row as _;
 
-use super::{PaymentRow, Store, StoreError, Tx, many::Many, parse};
+use super::{PaymentRow, Store, StoreError, Tx, Word, many::Many, parse};
 use crate::{
     ledger::{Account, Balance, Change, LedgerError, Transfer},
     money::Usdc,
@@ -224,6 +224,11 @@ impl Tx {
                     .bind(transfer.amount.as_i64())
                     .bind("pending");
                 self.shift(&changes)?;
+                self.say(Word::Reserved {
+                    agent: payment.agent.clone(),
+                    facts: payment.facts(),
+                    at_s: u64::try_from(payment.created_ms / 1_000).unwrap_or(0),
+                });
             }
             insert.execute(&mut *self.inner).await?;
         }
@@ -235,7 +240,15 @@ impl Tx {
     /// # Errors
     /// [`StoreError::Corrupt`] if one of the payments has no pending transfer.
     pub async fn post(&mut self, payments: &[PaymentRow], now_ms: i64) -> Result<(), StoreError> {
-        self.end_transfers(payments, "posted", Transfer::post, now_ms).await
+        self.end_transfers(payments, "posted", Transfer::post, now_ms).await?;
+        for payment in payments {
+            self.say(Word::Settled {
+                agent: payment.agent.clone(),
+                facts: payment.facts(),
+                block_time_s: payment.block_time_s.unwrap_or_default(),
+            });
+        }
+        Ok(())
     }
 
     /// Voids reservations: no money moves.
@@ -243,7 +256,11 @@ impl Tx {
     /// # Errors
     /// [`StoreError::Corrupt`] if one of the payments has no pending transfer.
     pub async fn void(&mut self, payments: &[PaymentRow], now_ms: i64) -> Result<(), StoreError> {
-        self.end_transfers(payments, "voided", Transfer::void, now_ms).await
+        self.end_transfers(payments, "voided", Transfer::void, now_ms).await?;
+        for payment in payments {
+            self.say(Word::Voided { agent: payment.agent.clone(), facts: payment.facts() });
+        }
+        Ok(())
     }
 
     /// Books money that the chain has moved already, under the log that says so.

@@ -1,7 +1,8 @@
 //! The store: SQLite by default, PostgreSQL by URL, one SQL text for both. The only SQL.
 //!
-//! Every change goes through [`Store::begin`]: one writer at a time in this process, one
-//! transaction, one fsync. Readers use their own connections and never wait for a writer.
+//! Every change goes through [`Store::begin`]: one writer at a time, in this process and among the
+//! daemons on one PostgreSQL ([`share`]), one transaction, one fsync. Readers use their own
+//! connections and never wait for a writer.
 
 mod alert;
 mod approval;
@@ -13,12 +14,14 @@ mod delivery;
 mod escrow;
 mod event;
 mod finding;
+mod lease;
 mod ledger;
 mod many;
 mod payment;
 mod prune;
 mod registry;
 mod settled;
+mod share;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,7 +30,8 @@ mod tx;
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
-    path::PathBuf,
+    io::{Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -35,6 +39,9 @@ use std::{
 
 use sqlx::{Any, AnyPool, Executor as _, Row as _, any::AnyPoolOptions};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use uuid::Uuid;
+
+use self::share::Share;
 
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
@@ -44,11 +51,13 @@ pub use self::{
     escrow::{ActionRow, EscrowRow, StepRow},
     event::Event,
     finding::{Finding, FindingKind},
+    lease::LeaseRow,
     ledger::Posting,
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     prune::Pruned,
     registry::AgentRow,
     settled::SettledPayment,
+    share::Word,
     status::QueueRow,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
@@ -56,7 +65,7 @@ pub use self::{
 pub(crate) use self::finding::{Claim, Finalized, InvoicePaid};
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "2";
+const SCHEMA_VERSION: &str = "4";
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +95,18 @@ pub enum StoreError {
         /// What stands there.
         value: String,
     },
+    /// Others wrote what this daemon did not hear of: it slept too long, or the store was put back to
+    /// an earlier state under it.
+    #[error(
+        "this daemon knows the store's turn {heard}, the store is at {turn}, and what lies between \
+         is not there any more: start it again"
+    )]
+    Missed {
+        /// The last turn it knows.
+        heard: u64,
+        /// The turn it got.
+        turn: u64,
+    },
     /// The schema is of another version.
     #[error("the store has schema version {found}, this bursar needs {SCHEMA_VERSION}")]
     Version {
@@ -105,11 +126,46 @@ impl StoreError {
         matches!(self, Self::Unknown(_))
     }
 
+    /// Would the same, tried again now, have a good chance? Nothing happened, and the reason passes:
+    /// a lock that another holds, two writers in each other's way, a connection that broke.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                // PostgreSQL: serialisation, deadlock, lock not available, idle too long, server
+                // shutting down or starting. SQLite: busy, locked.
+                let postgres = ["40001", "40P01", "55P03", "25P03", "57P01", "57P02", "57P03"];
+                postgres.contains(&&*code) || is_sqlite(&code, &[5, 6])
+            }
+            Self::Database(
+                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut,
+            ) => true,
+            _ => false,
+        }
+    }
+
     /// Is it a constraint that another writer satisfied first?
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(e)) if e.is_unique_violation())
     }
+}
+
+/// Is it one of SQLite's primary result codes? The low byte of an extended code is the primary one.
+fn is_sqlite(code: &str, primary: &[u32]) -> bool {
+    code.len() < 5 && code.parse::<u32>().is_ok_and(|code| primary.contains(&(code & 0xff)))
+}
+
+/// After this answer to COMMIT, did nothing happen for certain?
+fn is_rolled_back(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    let code = error.code().unwrap_or_default();
+    // PostgreSQL names what it found wrong before it wrote the commit: a constraint (23), the
+    // transaction's own state (25), a rollback (40), no room (53). A shutdown (57P) can come between
+    // the commit and its answer. SQLite: busy, full. A failed sync may have left the commit in the log.
+    let postgres = ["23", "25", "40", "53"].iter().any(|class| code.starts_with(class));
+    (code.len() == 5 && postgres) || is_sqlite(&code, &[5, 13])
 }
 
 /// Reads a stored text into its type.
@@ -127,6 +183,7 @@ pub struct Store {
     /// Only one of those who may wait stands at the gate.
     patient: Arc<Mutex<()>>,
     sqlite: bool,
+    share: Arc<Share>,
     /// Set once a commit's outcome is not known.
     doubt: watch::Sender<bool>,
     /// Who is told of events.
@@ -135,9 +192,20 @@ pub struct Store {
     news: watch::Sender<()>,
 }
 
-/// Keeps other daemons from a store while it lives, however the process ends.
+/// Keeps others from being the same daemon while it lives, however the process ends.
 #[derive(Debug)]
-pub struct StoreLock(#[expect(dead_code, reason = "held, not read")] Option<File>);
+pub struct StoreLock {
+    _file: Option<File>,
+    me: String,
+}
+
+impl StoreLock {
+    /// Returns the daemon's name among those on one store: the same after a restart.
+    #[must_use]
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+}
 
 /// A transaction. Dropped without [`Tx::commit`], it is rolled back.
 pub struct Tx {
@@ -148,36 +216,42 @@ pub struct Tx {
     /// Is there something to deliver that was not there before?
     told: bool,
     news: watch::Sender<()>,
+    share: Arc<Share>,
+    /// This transaction's turn; 0 where there are none.
+    turn: u64,
+    /// What other daemons will hear of it.
+    words: Vec<Word>,
     doubt: watch::Sender<bool>,
-    _turn: OwnedMutexGuard<()>,
+    _gate: OwnedMutexGuard<()>,
     _patience: Option<OwnedMutexGuard<()>>,
 }
 
 impl Store {
-    /// Keeps a second daemon from a SQLite file: two would each decide by a memory of their own.
-    /// Only daemons take it; readers need not. PostgreSQL and stores in memory have none.
+    /// Keeps a second daemon from a SQLite file, and on PostgreSQL from being this one: the lock is
+    /// then beside its `anchors`, which it has for itself anyway. Only daemons take it; readers need
+    /// not. A store in memory has none.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if another daemon has it; [`StoreError::Lock`].
-    pub fn lock(url: &str) -> Result<StoreLock, StoreError> {
-        let Some(file) = url.strip_prefix("sqlite:") else { return Ok(StoreLock(None)) };
-        let file = file.strip_prefix("//").unwrap_or(file);
-        let file = file.split('?').next().unwrap_or(file);
-        if file.is_empty() || file.starts_with(':') {
-            return Ok(StoreLock(None));
-        }
-        let path = PathBuf::from(format!("{file}.lock"));
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let outcome = open
-            .map_err(TryLockError::Error)
-            .and_then(|file| file.try_lock().map(|()| StoreLock(Some(file))));
-        outcome.map_err(|error| match error {
+    pub fn lock(url: &str, anchors: &Path) -> Result<StoreLock, StoreError> {
+        let path = match url.strip_prefix("sqlite:") {
+            Some(file) => {
+                let file = file.strip_prefix("//").unwrap_or(file);
+                let file = file.split('?').next().unwrap_or(file);
+                if file.is_empty() || file.starts_with(':') {
+                    return Ok(StoreLock { _file: None, me: fresh_name() });
+                }
+                PathBuf::from(format!("{file}.lock"))
+            }
+            None => PathBuf::from(format!("{}.lock", anchors.display())),
+        };
+        name_in(&path).map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked(path),
             TryLockError::Error(source) => StoreError::Lock { path, source },
         })
     }
 
-    /// Waits until a commit's outcome is not known.
+    /// Waits until a commit's outcome is not known, or the store is not the one this daemon knew.
     pub async fn in_doubt(&self) {
         let mut doubt = self.doubt.subscribe();
         // The sender lives as long as this store.
@@ -190,6 +264,14 @@ impl Store {
     /// [`StoreError::Database`] if it cannot be opened, [`StoreError::Version`] if it belongs to
     /// another version of bursar.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_as(url, &fresh_name()).await
+    }
+
+    /// The same for a daemon, under its name in [`StoreLock`].
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_as(url: &str, me: &str) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
         let url =
@@ -208,6 +290,13 @@ impl Store {
                             connection.execute("PRAGMA busy_timeout = 5000").await?;
                             // 64 MiB of log: `checkpoint` comes first, the writer seldom has to.
                             connection.execute("PRAGMA wal_autocheckpoint = 16384").await?;
+                        } else {
+                            // A daemon that stops within its turn must not stop the others.
+                            connection
+                                .execute("SET idle_in_transaction_session_timeout = '5s'")
+                                .await?;
+                            connection.execute("SET lock_timeout = '20s'").await?;
+                            connection.execute("SET synchronous_commit = on").await?;
                         }
                         Ok(())
                     })
@@ -220,6 +309,7 @@ impl Store {
             gate: Arc::new(Mutex::new(())),
             patient: Arc::new(Mutex::new(())),
             sqlite,
+            share: Share::new(me.to_owned()),
             doubt: watch::Sender::new(false),
             subscribers: Arc::new([]),
             news: watch::Sender::new(()),
@@ -241,30 +331,43 @@ impl Store {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
+        if self.is_prepared().await? {
+            return Ok(());
+        }
+        let made = self.make().await;
+        // Two daemons may start on an empty database at once: one makes the tables.
+        if made.is_err() && self.is_prepared().await? { Ok(()) } else { made }
+    }
+
+    async fn is_prepared(&self) -> Result<bool, StoreError> {
         let known = sqlx::query("SELECT value FROM meta WHERE key = 'schema'")
             .fetch_optional(&self.readers)
             .await;
         match known {
             Ok(Some(row)) => {
                 let found: String = row.try_get(0)?;
-                if found == SCHEMA_VERSION { Ok(()) } else { Err(StoreError::Version { found }) }
+                if found == SCHEMA_VERSION { Ok(true) } else { Err(StoreError::Version { found }) }
             }
-            Ok(None) | Err(sqlx::Error::Database(_)) => {
-                let mut tx = self.begin().await?;
-                // Split at the ends of statements; every one of them ends a line.
-                for statement in SCHEMA.split_inclusive(";\n") {
-                    tx.inner.execute(statement).await?;
-                }
-                let zero = format!("{:#x}", alloy::primitives::B256::ZERO);
-                sqlx::query("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, $1)")
-                    .bind(zero)
-                    .execute(&mut *tx.inner)
-                    .await?;
-                tx.set_meta("schema", SCHEMA_VERSION).await?;
-                tx.commit().await
-            }
+            Ok(None) | Err(sqlx::Error::Database(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn make(&self) -> Result<(), StoreError> {
+        let gate = Arc::clone(&self.gate).lock_owned().await;
+        let mut tx = self.open_tx(gate, None).await?;
+        // Split at the ends of statements; every one of them ends a line.
+        for statement in SCHEMA.split_inclusive(";\n") {
+            tx.inner.execute(statement).await?;
+        }
+        let zero = format!("{:#x}", alloy::primitives::B256::ZERO);
+        sqlx::query("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, $1)")
+            .bind(zero)
+            .execute(&mut *tx.inner)
+            .await?;
+        tx.inner.execute("INSERT INTO writer (id, turn, kept_from) VALUES (1, 0, 0)").await?;
+        tx.set_meta("schema", SCHEMA_VERSION).await?;
+        tx.commit().await
     }
 
     /// Starts a transaction; waits for the writers before it.
@@ -286,18 +389,41 @@ impl Store {
     }
 
     async fn enter(&self, patience: Option<OwnedMutexGuard<()>>) -> Result<Tx, StoreError> {
-        let turn = Arc::clone(&self.gate).lock_owned().await;
-        // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
-        let begin = if self.sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        let inner = self.writer.begin_with(begin).await?;
+        let gate = Arc::clone(&self.gate).lock_owned().await;
+        let mut tx = self.open_tx(gate, patience).await?;
+        if !self.sqlite {
+            let turn = self.share.turn(&mut tx.inner).await;
+            if matches!(turn, Err(StoreError::Missed { .. })) {
+                self.doubt.send_replace(true);
+            }
+            tx.turn = turn?;
+        }
+        Ok(tx)
+    }
+
+    async fn open_tx(
+        &self,
+        gate: OwnedMutexGuard<()>,
+        patience: Option<OwnedMutexGuard<()>>,
+    ) -> Result<Tx, StoreError> {
+        let begin = if self.sqlite {
+            // A deferred BEGIN that later writes gets SQLITE_BUSY at once.
+            "BEGIN IMMEDIATE"
+        } else {
+            // Each statement sees what was committed before it: what comes after the turn sees all.
+            "BEGIN ISOLATION LEVEL READ COMMITTED"
+        };
         Ok(Tx {
-            inner,
+            inner: self.writer.begin_with(begin).await?,
             balances: BTreeMap::new(),
             subscribers: Arc::clone(&self.subscribers),
             told: false,
             news: self.news.clone(),
+            share: Arc::clone(&self.share),
+            turn: 0,
+            words: Vec::new(),
             doubt: self.doubt.clone(),
-            _turn: turn,
+            _gate: gate,
             _patience: patience,
         })
     }
@@ -327,7 +453,7 @@ impl Store {
 
     /// Closes every connection, after the running transaction.
     pub async fn close(&self) {
-        let _turn = self.gate.lock().await;
+        let _gate = self.gate.lock().await;
         self.writer.close().await;
         self.readers.close().await;
     }
@@ -341,23 +467,46 @@ impl Tx {
     /// nothing happened.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.write_balances().await?;
-        let doubt = self.doubt;
-        let read = |error| match error {
-            sqlx::Error::Database(_) => StoreError::Database(error),
-            error => {
-                doubt.send_replace(true);
-                StoreError::Unknown(error)
-            }
+        self.write_words().await?;
+        #[cfg(test)]
+        let before = crate::sim::before_commit().await;
+        #[cfg(not(test))]
+        let before = Ok(());
+        let committed = match before {
+            Ok(()) => self.inner.commit().await,
+            Err(error) => Err(error),
         };
         #[cfg(test)]
-        crate::sim::before_commit().await.map_err(&read)?;
-        self.inner.commit().await.map_err(&read)?;
-        #[cfg(test)]
-        crate::sim::after_commit().await.map_err(&read)?;
-        if self.told {
-            self.news.send_replace(());
+        let committed = match committed {
+            Ok(()) => crate::sim::after_commit().await,
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(()) => {
+                self.share.done(self.turn);
+                if self.told {
+                    self.news.send_replace(());
+                }
+                Ok(())
+            }
+            Err(error) if is_rolled_back(&error) => Err(StoreError::Database(error)),
+            Err(error) => {
+                self.doubt.send_replace(true);
+                Err(StoreError::Unknown(error))
+            }
         }
-        Ok(())
+    }
+
+    /// Reads a setting, as of this transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn meta(&mut self, key: &str) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT value FROM meta WHERE key = $1")
+            .bind(key)
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Writes a setting.
@@ -375,4 +524,24 @@ impl Tx {
         .await?;
         Ok(())
     }
+}
+
+fn fresh_name() -> String {
+    Uuid::now_v7().simple().to_string()
+}
+
+/// Locks a file and reads the name in it, or writes one.
+fn name_in(path: &Path) -> Result<StoreLock, TryLockError> {
+    let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+    let mut file = open.map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    let mut me = String::new();
+    file.read_to_string(&mut me).map_err(TryLockError::Error)?;
+    if Uuid::try_parse(&me).is_err() {
+        me = fresh_name();
+        file.set_len(0).map_err(TryLockError::Error)?;
+        file.rewind().map_err(TryLockError::Error)?;
+        file.write_all(me.as_bytes()).map_err(TryLockError::Error)?;
+    }
+    Ok(StoreLock { _file: Some(file), me })
 }

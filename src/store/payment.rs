@@ -10,6 +10,7 @@ use super::{Store, StoreError, Tx, many::Many, parse};
 use crate::{
     money::Usdc,
     payment::{AgentId, Context, Event, PaymentId, State, transition},
+    policy::Facts,
     refusal::Refusal,
 };
 
@@ -75,6 +76,14 @@ pub struct ItemRef {
     pub batch: u32,
     /// Which item of the batch.
     pub item: u32,
+}
+
+impl PaymentRow {
+    /// Returns what it counts as in the windows.
+    #[must_use]
+    pub const fn facts(&self) -> Facts {
+        Facts { payee: self.payee, amount: self.amount, overrides: self.overrides }
+    }
 }
 
 impl ItemRef {
@@ -304,18 +313,13 @@ impl Store {
         all(&rows)
     }
 
-    /// Reads what is ready for a transaction at `now_ms`, oldest first.
+    /// Is a payment ready for a transaction at `now_ms`?
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn payments_queued(
-        &self,
-        now_ms: i64,
-        limit: u32,
-    ) -> Result<Vec<PaymentRow>, StoreError> {
-        let query = sqlx::query(QUEUED).bind(now_ms).bind(i64::from(limit));
-        let rows = query.fetch_all(&self.readers).await?;
-        all(&rows)
+    pub async fn is_queued(&self, now_ms: i64) -> Result<bool, StoreError> {
+        let query = sqlx::query(QUEUED).bind(now_ms).bind(1_i64);
+        Ok(query.fetch_optional(&self.readers).await?.is_some())
     }
 
     /// Reads the payments of one transaction.
@@ -486,6 +490,20 @@ impl Tx {
             .fetch_optional(&mut *self.inner)
             .await?;
         row.as_ref().map(read).transpose()
+    }
+
+    /// Reads what is ready for a transaction at `now_ms`, oldest first, as of this transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payments_queued(
+        &mut self,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<PaymentRow>, StoreError> {
+        let query = sqlx::query(QUEUED).bind(now_ms).bind(i64::from(limit));
+        let rows = query.fetch_all(&mut *self.inner).await?;
+        all(&rows)
     }
 
     /// Finds those of the invoices that are paid, or being paid.

@@ -6,7 +6,7 @@ use alloy::primitives::{Address, B256};
 use sqlx::Row as _;
 
 use super::{
-    Store, StoreError, Tx,
+    Store, StoreError, Tx, Word,
     many::Many,
     parse,
     payment::{narrow, unsigned},
@@ -121,6 +121,7 @@ impl Tx {
             .bind(i64::from(frozen))
             .execute(&mut *self.inner)
             .await?;
+        self.say(if frozen { Word::Frozen(id.clone()) } else { Word::Policy });
         Ok(())
     }
 

@@ -140,17 +140,31 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn open_txs(&self) -> Result<Vec<OpenTx>, StoreError> {
+        self.open_txs_from("").await
+    }
+
+    /// The same of one sender.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_txs_of(&self, sender: Address) -> Result<Vec<OpenTx>, StoreError> {
+        self.open_txs_from(&sender.to_string()).await
+    }
+
+    async fn open_txs_from(&self, sender: &str) -> Result<Vec<OpenTx>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, kind, sender, nonce, target, calldata, gas, manifest, block, created_ms
-             FROM tx WHERE state <> 'final' ORDER BY sender, nonce",
+             FROM tx WHERE state <> 'final' AND ($1 = '' OR sender = $1) ORDER BY sender, nonce",
         )
+        .bind(sender)
         .fetch_all(&self.readers)
         .await?;
         let attempts = sqlx::query(
             "SELECT a.hash, a.tx_id, a.raw, a.max_fee, a.tip, a.created_ms
              FROM tx t CROSS JOIN attempt a WHERE a.tx_id = t.id AND t.state <> 'final'
-             ORDER BY a.created_ms",
+               AND ($1 = '' OR t.sender = $1) ORDER BY a.created_ms",
         )
+        .bind(sender)
         .fetch_all(&self.readers)
         .await?;
         let mut open = rows

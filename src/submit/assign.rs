@@ -19,9 +19,8 @@ use crate::{
     engine::{EngineError, Inner, Stop},
     intake::Message,
     payment::{AgentId, Event},
-    policy::Facts,
     refusal::{Code, Refusal},
-    store::{EscrowRow, ItemRef, PaymentRow, TxKind},
+    store::{EscrowRow, ItemRef, PaymentRow, Tx, TxKind},
 };
 
 /// Gas of a `payBatch` call beside its items: intrinsic, words, event. Unused gas is returned.
@@ -71,25 +70,26 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 
 /// Assigns one transaction's worth. Answers whether there may be more.
 pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
-    let Some(sender) = inner.sender(inner.config.submit.in_flight) else {
+    let relayers = inner.own_relayers();
+    let Some(sender) = inner.sender_among(&relayers, inner.config.submit.in_flight) else {
         return Ok(false);
     };
-    if !inner.may_sign() {
+    let now_ms = inner.clock.now_ms();
+    if !inner.may_sign() || !inner.store.is_queued(now_ms).await? {
         return Ok(false);
     }
-    let now_ms = inner.clock.now_ms();
-    let limit = inner.config.submit.batch_items;
-    let rows = inner.store.payments_queued(now_ms, limit).await?;
+    // What is signed is read within the turn in which it is signed: another daemon may have taken
+    // it, or frozen its agent, the moment before.
+    let mut store = inner.begin_as(sender).await?;
+    let mut rows = store.payments_queued(now_ms, inner.config.submit.batch_items).await?;
     let Some(first) = rows.first() else { return Ok(false) };
     // Approved payments and escrows have doors of their own: one at a time, in their turn.
     if first.has_own_door() {
-        let [payment, ..] =
-            <[PaymentRow; 1]>::try_from(rows.into_iter().take(1).collect::<Vec<_>>())
-                .map_err(|_| EngineError::Encode("an empty batch".into()))?;
-        return approved(inner, sender, payment, now_ms).await;
+        let payment = rows.swap_remove(0);
+        return approved(inner, store, sender, payment, now_ms).await;
     }
-    let rows: Vec<_> = rows.into_iter().filter(|row| !row.has_own_door()).collect();
-    batch(inner, sender, rows, now_ms).await
+    rows.retain(|row| !row.has_own_door());
+    batch(inner, store, sender, rows, now_ms).await
 }
 
 /// What to do with a payment before it is signed.
@@ -127,6 +127,7 @@ fn readiness(inner: &Inner, payment: &PaymentRow, now_ms: i64) -> Readiness {
 
 async fn batch(
     inner: &Inner,
+    mut store: Tx,
     sender: Address,
     rows: Vec<PaymentRow>,
     now_ms: i64,
@@ -146,7 +147,6 @@ async fn batch(
         }
     }
 
-    let mut store = inner.store.begin().await?;
     let mut drafts = Vec::new();
     for row in &waiting {
         store.step_back(row.id, now_ms + STEP_BACK_MS).await?;
@@ -247,13 +247,14 @@ fn contexts(rows: &[PaymentRow]) -> B256 {
 
 async fn approved(
     inner: &Inner,
+    mut store: Tx,
     sender: Address,
     mut payment: PaymentRow,
     now_ms: i64,
 ) -> Result<bool, EngineError> {
     let Some(approval) = inner.store.approval(payment.id).await? else {
         let why = Refusal::new(Code::Internal, "its approval is not in the store");
-        return never(inner, payment, why, now_ms).await;
+        return never(inner, store, payment, why, now_ms).await;
     };
     // Once signed, agent's and operators' signatures are public and stay good until the deadline:
     // nothing but the chain can end the payment then. Past the deadline it is sent once more, to
@@ -262,9 +263,8 @@ async fn approved(
     let past = inner.now_s() > approval.deadline_s;
     let (agent, key_index) = match readiness(inner, &payment, now_ms) {
         Readiness::Go { agent, key_index } => (agent, key_index),
-        Readiness::Never(why) if !left => return never(inner, payment, why, now_ms).await,
+        Readiness::Never(why) if !left => return never(inner, store, payment, why, now_ms).await,
         Readiness::Wait | Readiness::Never(_) if !(left && past) => {
-            let mut store = inner.store.begin().await?;
             store.step_back(payment.id, now_ms + STEP_BACK_MS).await?;
             store.commit().await?;
             return Ok(true);
@@ -297,7 +297,7 @@ async fn approved(
         )
         .rule("policy_version")
         .hint("ask again under a new Idempotency-Key; operators decide anew");
-        return never(inner, payment, why, now_ms).await;
+        return never(inner, store, payment, why, now_ms).await;
     }
     // Only today's operators count; exactly a quorum is sent, the earliest signers first.
     let signatures: Vec<_> = {
@@ -314,7 +314,7 @@ async fn approved(
             "an operator who approved it is no operator any more: the quorum is incomplete",
         )
         .hint("ask again under a new Idempotency-Key");
-        return never(inner, payment, why, now_ms).await;
+        return never(inner, store, payment, why, now_ms).await;
     }
     let escrow = inner.escrow_of(&payment).await?;
     let message =
@@ -322,7 +322,7 @@ async fn approved(
     let digest = message.digest(&inner.domain);
     if digest != approval.digest {
         let why = Refusal::new(Code::Internal, "the payment differs from what was approved");
-        return never(inner, payment, why, now_ms).await;
+        return never(inner, store, payment, why, now_ms).await;
     }
     let (r, vs) = inner.compact(&inner.keys.agent(key_index)?.sign_hash_sync(&digest)?);
     let quorum = signatures.iter().map(|row| (row.signer, row.signature)).collect::<Vec<_>>();
@@ -358,7 +358,6 @@ async fn approved(
         nonce: approval.nonce,
         deadline_s: approval.deadline_s,
     };
-    let mut store = inner.store.begin().await?;
     let target = inner.config.chain.wallet;
     let call = Outgoing { kind, target, calldata: calldata.into(), gas, manifest };
     let open = prepare(inner, &mut store, sender, call).await?;
@@ -382,11 +381,11 @@ async fn approved(
 
 async fn never(
     inner: &Inner,
+    mut store: Tx,
     mut payment: PaymentRow,
     why: Refusal,
     now_ms: i64,
 ) -> Result<bool, EngineError> {
-    let mut store = inner.store.begin().await?;
     let mut drafts = Vec::new();
     give_up(&mut store, &mut payment, why.clone(), now_ms, &mut drafts).await?;
     store.append_audit(&drafts, now_ms).await?;
@@ -397,7 +396,7 @@ async fn never(
 
 /// Ends a payment that was never signed, or whose transaction is final without it.
 pub(super) async fn give_up(
-    store: &mut crate::store::Tx,
+    store: &mut Tx,
     payment: &mut PaymentRow,
     why: Refusal,
     now_ms: i64,
@@ -423,7 +422,7 @@ impl Inner {
     fn free(&self, ended: &[(PaymentRow, Refusal)]) {
         let mut book = self.book();
         for (payment, _) in ended {
-            book.void(&payment.agent, &facts(payment));
+            book.void(&payment.agent, &payment.facts());
             self.metrics.failed.inc();
         }
     }
@@ -446,9 +445,4 @@ impl Inner {
         let missing = || EngineError::Encode(format!("escrow {id} is not in the store"));
         Ok(Some(self.store.escrow(id).await?.ok_or_else(missing)?))
     }
-}
-
-/// What a payment counts as in the windows.
-pub(crate) const fn facts(payment: &PaymentRow) -> Facts {
-    Facts { payee: payment.payee, amount: payment.amount, overrides: payment.overrides }
 }

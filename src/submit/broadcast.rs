@@ -95,7 +95,7 @@ fn is_due(inner: &Inner, flight: &Flight) -> bool {
 
 async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
     if let Some(attempt) = replacement(inner, &flight)? {
-        let mut store = inner.store.begin().await?;
+        let mut store = inner.begin_as(flight.open.tx.sender).await?;
         store.insert_attempt(&attempt).await?;
         let draft =
             Draft::new(EventKind::PaymentReplaced, "daemon").tx(&flight.open.tx.id).data(json!({
@@ -113,6 +113,10 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         });
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
+    if !inner.may_send(flight.open.tx.sender) {
+        let why = format!("of relayer {}", flight.open.tx.sender);
+        return Err(EngineError::NotOurs(why));
+    }
     let (answer, words) = hand_over(inner, attempt, flight.sends as usize).await;
     crash::at(Point::SendAnswered);
     if flight.open.attempts.len() > 1 {
@@ -140,7 +144,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
     }
     if first || !has_it {
         let now_ms = inner.clock.now_ms();
-        let mut store = inner.store.begin().await?;
+        let mut store = inner.begin_as(flight.open.tx.sender).await?;
         // Whatever the answer was, the bytes have left: only the chain can say now.
         store.mark_sent(&flight.open.tx.id, attempt.hash, now_ms).await?;
         store.note_answer(attempt.hash, &words).await?;

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Flight, Manifest, Outgoing,
-    assign::{facts, give_up},
+    assign::give_up,
     fate::{self, Fate, Place, Signed},
     outcome::{self, BatchLogs, Outcome, Reason},
     prepare,
@@ -243,7 +243,7 @@ fn fell_out(flight: &Flight, blocks: &HashMap<u64, Head>) -> bool {
 /// Notes the block a transaction stands in, or that it lost it.
 async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, &Head)>) -> Result<(), EngineError> {
     let now_ms = inner.clock.now_ms();
-    let mut store = inner.store.begin().await?;
+    let mut store = inner.begin_as(open.tx.sender).await?;
     store.place_tx(&open.tx.id, at.map(|(_, block)| block.height())).await?;
     match at {
         Some((hash, block)) => {
@@ -300,7 +300,7 @@ async fn displaced(inner: &Inner, flight: &Flight, last: &Head) -> Result<(), En
     }
     error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,
         "another transaction took its nonce: is the relayer's key used elsewhere?");
-    let mut store = inner.store.begin().await?;
+    let mut store = inner.begin_as(tx.sender).await?;
     store.raise_nonce(&tx.sender.to_string(), next).await?;
     store.commit().await?;
     let hash = flight.open.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
@@ -339,7 +339,7 @@ async fn finish(
     let why = escrow::act::why(inner, open, &manifest, mined.receipt, block).await;
     crash::at(Point::FinishRead);
     let now_ms = inner.clock.now_ms();
-    let mut store = inner.store.begin().await?;
+    let mut store = inner.begin_as(open.tx.sender).await?;
     let ended = waiting.is_empty();
     if ended && !store.finish_tx(&open.tx.id, block.height(), gas_used).await? {
         inner.flights.remove(&open.tx);
@@ -417,12 +417,12 @@ async fn finish(
         let mut book = inner.book();
         for payment in &booked.settled {
             let time = payment.block_time_s.unwrap_or_else(|| block.time_s());
-            book.settle(&payment.agent, &facts(payment), time);
+            book.settle(&payment.agent, &payment.facts(), time);
             inner.metrics.paid.inc();
             inner.metrics.observe_final(now_ms - payment.created_ms);
         }
         for payment in &booked.voided {
-            book.void(&payment.agent, &facts(payment));
+            book.void(&payment.agent, &payment.facts());
             inner.metrics.failed.inc();
         }
     }

@@ -3,7 +3,7 @@
 //! Three tasks, each an arrow of the picture. [`assign`] turns queued payments into signed, stored
 //! transactions; [`broadcast`] sends stored bytes and nothing else; [`confirm`] reads heads and
 //! receipts and ends transactions at depth. All durable work is found by scanning the store at
-//! start ([`load`]) and kept in [`Flights`] from then on, so a crash loses nothing.
+//! start ([`adopt`]) and kept in [`Flights`] from then on, so a crash loses nothing.
 
 pub(crate) mod assign;
 pub(crate) mod broadcast;
@@ -110,6 +110,11 @@ impl Flights {
         self.lock().insert((open.tx.sender, open.tx.nonce), Flight::new(open));
     }
 
+    /// Lets go of those of senders for whom `keep` says no.
+    pub(crate) fn retain(&self, keep: impl Fn(Address) -> bool) {
+        self.lock().retain(|(sender, _), _| keep(*sender));
+    }
+
     pub(crate) fn remove(&self, tx: &TxRow) {
         self.lock().remove(&(tx.sender, tx.nonce));
     }
@@ -183,25 +188,23 @@ impl Flights {
 /// Transactions a relayer may be ahead of the store (a backup was restored) and still be believed.
 const PLAUSIBLE_RISE: u64 = 10_000;
 
-/// Takes up what a former run left: every unfinished transaction, and nonces that the chain has
-/// moved past (a restored store, a key used elsewhere).
-pub(crate) async fn load(inner: &Inner) -> Result<(), EngineError> {
-    for open in inner.store.open_txs().await? {
+/// Takes up what whoever had a relayer before left: every unfinished transaction, and nonces that
+/// the chain has moved past (a restored store, a key used elsewhere).
+pub(crate) async fn adopt(inner: &Inner, sender: Address) -> Result<(), EngineError> {
+    for open in inner.store.open_txs_of(sender).await? {
         inner.flights.add(open);
     }
-    for relayer in inner.relayer_addresses() {
-        let on_chain = inner.rpc.transaction_count(relayer, At::Latest).await?;
-        let mut tx = inner.store.begin().await?;
-        let ours = tx.raise_nonce(&relayer.to_string(), on_chain).await?;
-        if ours > 0 && on_chain > ours.saturating_add(PLAUSIBLE_RISE) {
-            // A lie would leave a gap that nothing closes: better not to start.
-            return Err(EngineError::Encode(format!(
-                "the node says {relayer} has sent {on_chain} transactions, the store knows {ours}: \
-                 ask another node; if it is right, use a fresh seed or restore the store"
-            )));
-        }
-        tx.commit().await?;
+    let on_chain = inner.rpc.transaction_count(sender, At::Latest).await?;
+    let mut tx = inner.begin_as(sender).await?;
+    let ours = tx.raise_nonce(&sender.to_string(), on_chain).await?;
+    if ours > 0 && on_chain > ours.saturating_add(PLAUSIBLE_RISE) {
+        // A lie would leave a gap that nothing closes: better not to start.
+        return Err(EngineError::Encode(format!(
+            "the node says {sender} has sent {on_chain} transactions, the store knows {ours}: \
+             ask another node; if it is right, use a fresh seed or restore the store"
+        )));
     }
+    tx.commit().await?;
     Ok(())
 }
 
@@ -288,7 +291,9 @@ pub(crate) async fn relay(
         .hint("correct chain.rpc, or ask whoever runs the node"));
     }
     let sender = inner
-        .sender(u32::MAX)
+        .relayer_for_order(store)
+        .await
+        .map_err(|error| Refusal::from(&error))?
         .ok_or_else(|| Refusal::new(Code::Unavailable, "there is no relayer"))?;
     prepare(inner, store, sender, call).await.map_err(|error| Refusal::from(&error))
 }

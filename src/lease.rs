@@ -1,0 +1,349 @@
+//! Leases: daemons on one store share the work, and no two do the same.
+//!
+//! Each relayer key is one daemon's at a time: it alone assigns, signs, sends and confirms under it,
+//! and each of its commits checks the lease's fence. The keys are shared out evenly among the daemons
+//! that live. One of them is the keeper, for what needs doing once. A holder beats four times in a
+//! lease's length; whoever is not seen to beat for a whole length has lost, by the others' clocks and
+//! by its own, whichever comes first. A SQLite file has one daemon, and it holds everything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use alloy::primitives::Address;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+
+use crate::{
+    clock::Clock,
+    engine::{EngineError, Inner, Stop},
+    store::{LeaseRow, StoreError, Tx},
+    submit,
+};
+
+/// What needs doing once, by one daemon: webhooks, reconciliation, retention.
+pub(crate) const KEEPER: &str = "keeper";
+/// Prefix of the leases that say which daemons live.
+const DAEMON: &str = "daemon:";
+
+/// The time by which leases run out: the system's, whatever clock decides about payments.
+fn steady() -> Duration {
+    Clock::system().steady()
+}
+
+/// Returns the name of a relayer's lease.
+fn relayer(sender: Address) -> String {
+    format!("relayer:{sender}")
+}
+
+/// A lease that this daemon has.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    fence: u64,
+    /// By [`steady`]: past it, others may have taken it.
+    until: Duration,
+    /// What its holder must know is known: a relayer's transactions and nonce.
+    ready: bool,
+}
+
+/// When a lease was last seen to change, by this daemon's steady clock.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    fence: u64,
+    beat: u64,
+    at: Duration,
+}
+
+/// The leases of this daemon.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    held: Mutex<HashMap<String, Held>>,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+impl Leases {
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has this lease been without a beat for its whole length?
+    fn is_over(&self, row: &LeaseRow, now: Duration) -> bool {
+        let mut seen = self.seen();
+        let fresh = Seen { fence: row.fence, beat: row.beat, at: now };
+        let last = seen.entry(row.name.clone()).or_insert(fresh);
+        if (last.fence, last.beat) != (row.fence, row.beat) {
+            *last = fresh;
+        }
+        now.saturating_sub(last.at) >= Duration::from_millis(row.length_ms)
+    }
+}
+
+/// Runs until told to stop.
+pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
+    let mut tick = interval(Duration::from_millis(inner.lease_ms() / 4));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.asked() => break,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = round(&inner).await {
+            warn!(%error, "the leases could not be renewed; trying again");
+        }
+        inner.drop_strangers();
+        // Hears what other daemons did, also when nothing is asked of this one.
+        drop(inner.book());
+    }
+}
+
+/// Gives every lease back, so that others need not wait for it to run out.
+pub(crate) async fn give_back(inner: &Inner) -> Result<(), StoreError> {
+    let held = std::mem::take(&mut *inner.leases.held());
+    let mut tx = inner.store.begin().await?;
+    for (name, lease) in &held {
+        tx.give_lease(name, lease.fence).await?;
+    }
+    tx.drop_lease(&presence(inner)).await?;
+    tx.commit().await
+}
+
+fn presence(inner: &Inner) -> String {
+    format!("{DAEMON}{}", inner.store.me())
+}
+
+/// The first round of a run: what this daemon, or the file's last one, held before is taken at once.
+/// It cannot be running any more, since this one has its lock.
+pub(crate) async fn start(inner: &Inner) -> Result<(), EngineError> {
+    take_part(inner, true).await
+}
+
+async fn round(inner: &Inner) -> Result<(), EngineError> {
+    if inner.store.is_shared() { take_part(inner, false).await } else { Ok(()) }
+}
+
+/// What a round decided, told only after its commit.
+#[derive(Default)]
+struct Plan {
+    held: HashMap<String, Held>,
+    /// With the fence this daemon had.
+    lost: Vec<(String, u64)>,
+    given: Vec<(String, u64)>,
+    taken: Vec<String>,
+}
+
+async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
+    // The lease counts from before it is written: no other can think that it lasts less long.
+    let now = steady();
+    let length = inner.lease_ms();
+    let until =
+        if inner.store.is_shared() { now + Duration::from_millis(length) } else { Duration::MAX };
+    let mut tx = inner.store.begin().await?;
+    let rows: BTreeMap<String, LeaseRow> =
+        tx.leases().await?.into_iter().map(|row| (row.name.clone(), row)).collect();
+    let mine = inner.leases.held().clone();
+    let mut plan = Plan::default();
+    for (name, lease) in mine {
+        if tx.beat(&name, lease.fence).await? {
+            plan.held.insert(name, Held { until, ..lease });
+        } else {
+            plan.lost.push((name, lease.fence));
+        }
+    }
+    let me = presence(inner);
+    if !plan.held.contains_key(&me) {
+        let fence = tx.take_lease(&me, length).await?;
+        plan.held.insert(me.clone(), Held { fence, until, ready: true });
+    }
+    // A daemon of which nothing is seen takes no share any more, and is struck out.
+    let mut daemons = 1;
+    for row in rows.values().filter(|row| row.name.starts_with(DAEMON) && row.name != me) {
+        if row.holder.is_empty() || !inner.store.is_shared() || inner.leases.is_over(row, now) {
+            tx.drop_lease(&row.name).await?;
+        } else {
+            daemons += 1;
+        }
+    }
+    let is_free = |name: &str| {
+        rows.get(name).is_none_or(|row| {
+            row.holder.is_empty()
+                || !inner.store.is_shared()
+                || (first && row.holder == inner.store.me())
+                || inner.leases.is_over(row, now)
+        })
+    };
+    let relayers: Vec<String> = inner.relayer_addresses().into_iter().map(relayer).collect();
+    let share = relayers.len().div_ceil(daemons);
+    let mut own: Vec<&String> =
+        relayers.iter().filter(|name| plan.held.contains_key(*name)).collect();
+    for name in &relayers {
+        if own.len() < share && !plan.held.contains_key(name) && is_free(name) {
+            let fence = tx.take_lease(name, length).await?;
+            plan.held.insert(name.clone(), Held { fence, until, ready: false });
+            plan.taken.push(name.clone());
+            own.push(name);
+        }
+    }
+    if own.len() > share
+        && let Some(name) = own.last()
+        && let Some(lease) = plan.held.remove(*name)
+    {
+        tx.give_lease(name, lease.fence).await?;
+        plan.given.push(((*name).clone(), lease.fence));
+    }
+    if !plan.held.contains_key(KEEPER) && is_free(KEEPER) {
+        let fence = tx.take_lease(KEEPER, length).await?;
+        plan.held.insert(KEEPER.to_owned(), Held { fence, until, ready: true });
+        plan.taken.push(KEEPER.to_owned());
+    }
+    tx.commit().await?;
+    inner.carry_out(plan, daemons).await
+}
+
+impl Inner {
+    fn lease_ms(&self) -> u64 {
+        self.config.submit.lease_s.saturating_mul(1_000)
+    }
+
+    async fn carry_out(&self, plan: Plan, daemons: usize) -> Result<(), EngineError> {
+        {
+            let mut held = self.leases.held();
+            for (name, lease) in plan.held {
+                match held.get_mut(&name) {
+                    // An order of an operator took it after this round was written.
+                    Some(now) if now.fence > lease.fence => {}
+                    Some(now) if now.fence == lease.fence => now.until = lease.until,
+                    _ => drop(held.insert(name, lease)),
+                }
+            }
+            for (name, fence) in plan.lost.iter().chain(&plan.given) {
+                if held.get(name).is_some_and(|now| now.fence == *fence) {
+                    held.remove(name);
+                }
+            }
+        }
+        for (name, _) in plan.lost {
+            error!(name, "another daemon has the lease: this one leaves it alone from now on");
+        }
+        for (name, _) in plan.given {
+            info!(name, daemons, "gave a lease to the other daemons");
+        }
+        for name in plan.taken {
+            info!(name, daemons, "took a lease");
+        }
+        self.drop_strangers();
+        for sender in self.relayer_addresses() {
+            let unread = self.leases.held().get(&relayer(sender)).is_some_and(|lease| !lease.ready);
+            if unread {
+                submit::adopt(self, sender).await?;
+                if let Some(lease) = self.leases.held().get_mut(&relayer(sender)) {
+                    lease.ready = true;
+                }
+                self.queued.notify_one();
+                self.signed.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Does this daemon hold a lease, by its own clock?
+    fn holds(&self, name: &str) -> bool {
+        let now = steady();
+        self.leases.held().get(name).is_some_and(|lease| now < lease.until)
+    }
+
+    /// Is this daemon the one that does what needs doing once? Whoever writes under it checks
+    /// [`Inner::begin_as_keeper`] too.
+    pub(crate) fn is_keeper(&self) -> bool {
+        self.holds(KEEPER)
+    }
+
+    /// May this daemon send what is signed by a relayer?
+    pub(crate) fn may_send(&self, sender: Address) -> bool {
+        self.holds(&relayer(sender))
+    }
+
+    /// The relayers that are this daemon's now, ready to sign.
+    pub(crate) fn own_relayers(&self) -> Vec<Address> {
+        let now = steady();
+        let held = self.leases.held();
+        let is_own = |sender: &Address| {
+            held.get(&relayer(*sender)).is_some_and(|lease| lease.ready && now < lease.until)
+        };
+        self.relayer_addresses().into_iter().filter(is_own).collect()
+    }
+
+    /// Starts a transaction that acts for a relayer.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOurs`] if another daemon has its lease, or may have.
+    pub(crate) async fn begin_as(&self, sender: Address) -> Result<Tx, EngineError> {
+        self.begin_under(&relayer(sender)).await
+    }
+
+    /// Starts a transaction that does what one daemon does for all.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOurs`].
+    pub(crate) async fn begin_as_keeper(&self) -> Result<Tx, EngineError> {
+        self.begin_under(KEEPER).await
+    }
+
+    async fn begin_under(&self, name: &str) -> Result<Tx, EngineError> {
+        if !self.holds(name) {
+            return Err(EngineError::NotOurs(name.to_owned()));
+        }
+        let mut tx = self.store.begin().await?;
+        self.check_fence(&mut tx, name).await?;
+        Ok(tx)
+    }
+
+    async fn check_fence(&self, tx: &mut Tx, name: &str) -> Result<(), EngineError> {
+        let fence = self.leases.held().get(name).map(|lease| lease.fence);
+        if let Some(fence) = fence
+            && tx.is_fenced(name, fence).await?
+        {
+            return Ok(());
+        }
+        self.leases.held().remove(name);
+        error!(name, "another daemon has the lease: this one leaves it alone from now on");
+        self.drop_strangers();
+        Err(EngineError::NotOurs(name.to_owned()))
+    }
+
+    /// Makes sure of a relayer within a running transaction: one of this daemon's, or, where it has
+    /// none, any: taken at once, since an operator's order waits for no lease. After the commit
+    /// [`Inner::launch`] must follow.
+    pub(crate) async fn relayer_for_order(
+        &self,
+        tx: &mut Tx,
+    ) -> Result<Option<Address>, EngineError> {
+        let own = self.own_relayers();
+        if let Some(sender) = self.sender_among(&own, u32::MAX) {
+            self.check_fence(tx, &relayer(sender)).await?;
+            return Ok(Some(sender));
+        }
+        let Some(sender) = self.sender_among(&self.relayer_addresses(), u32::MAX) else {
+            return Ok(None);
+        };
+        let name = relayer(sender);
+        let length = self.lease_ms();
+        let until = steady() + Duration::from_millis(length);
+        let fence = tx.take_lease(&name, length).await?;
+        // Until the next round reads what else is on its way, it signs nothing more. If the commit
+        // fails, the fence is not there, and this is found out at the next use.
+        self.leases.held().insert(name, Held { fence, until, ready: false });
+        Ok(Some(sender))
+    }
+
+    /// Lets go of transactions whose relayer is another daemon's.
+    fn drop_strangers(&self) {
+        let held = self.leases.held();
+        self.flights.retain(|sender| held.contains_key(&relayer(sender)));
+    }
+}
