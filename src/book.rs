@@ -215,6 +215,14 @@ impl Book {
         self.wallet.reserve(facts);
     }
 
+    /// Takes back [`Book::reserve`]: the store did not keep it.
+    pub fn unreserve(&mut self, agent: &AgentId, facts: &Facts, now_s: u64) {
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.usage.forget_accepted(facts, now_s);
+        }
+        self.void(agent, facts);
+    }
+
     /// Counts a past payment, or several of one hour added up: at start.
     pub fn replay(&mut self, agent: &AgentId, facts: &Facts, outcome: Outcome) {
         if let Some(known) = self.agents.get_mut(agent) {

@@ -356,14 +356,14 @@ fn answer_alone(jobs: impl IntoIterator<Item = Job>, answers: Result<Vec<Answer>
 /// What a group has reserved so far, freed again unless its commit succeeds.
 struct Reserved<'a> {
     inner: &'a Inner,
-    list: Vec<(AgentId, Facts)>,
+    list: Vec<(AgentId, Facts, u64)>,
 }
 
 impl Reserved<'_> {
     fn free_from(&mut self, first: usize) {
         let mut book = self.inner.book();
-        for (agent, facts) in self.list.drain(first..) {
-            book.void(&agent, &facts);
+        for (agent, facts, now_s) in self.list.drain(first..) {
+            book.unreserve(&agent, &facts, now_s);
         }
     }
 }
@@ -568,7 +568,7 @@ impl<'a> Group<'a> {
             {
                 let facts = request.facts(overrides);
                 book.reserve(agent, &facts, now_s);
-                self.reserved.list.push((agent.clone(), facts));
+                self.reserved.list.push((agent.clone(), facts, now_s));
             }
             judged.map(|judgement| {
                 let known = book.agents.get(agent);

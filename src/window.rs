@@ -98,6 +98,15 @@ impl<const LANES: usize> Window<LANES> {
         }
     }
 
+    /// Takes back what was added for `now_s` and did not happen; it may have left the window.
+    pub fn take_back(&mut self, now_s: u64, amount: u64) {
+        let age = self.index.checked_sub(now_s / self.step_s);
+        let lane = age.and_then(|age| self.lanes.get_mut(usize::try_from(age).ok()?));
+        if let Some(lane) = lane {
+            *lane = lane.saturating_sub(amount);
+        }
+    }
+
     /// Returns the seconds to wait from `now_s` until `amount` fits under `limit` if nothing is
     /// added meanwhile: 0 where it fits now, `None` where it never will (`amount > limit`).
     #[must_use]
@@ -195,6 +204,11 @@ mod tests {
         window.add(12, 16); // gone
         assert_eq!(window.used(200), 8);
         assert_eq!(window.used(5), 8, "a clock that went back frees nothing");
+        window.take_back(12, 16); // gone, and nothing else goes with it
+        window.take_back(210, 16); // never was
+        assert_eq!(window.used(200), 8);
+        window.take_back(200, 3);
+        assert_eq!(window.used(200), 5);
     }
 
     #[test]

@@ -8,5 +8,6 @@ mod cli;
 mod engine;
 mod escrow;
 mod notify;
+mod store;
 mod support;
 mod x402;

@@ -76,6 +76,12 @@ impl CountWindows {
         self.day.add(now_s, 1);
     }
 
+    fn take_back(&mut self, now_s: u64) {
+        self.minute.take_back(now_s, 1);
+        self.hour.take_back(now_s, 1);
+        self.day.take_back(now_s, 1);
+    }
+
     /// Pairs each limit that is set with its window: (name, limit, window).
     pub(super) fn against<'a>(
         &'a self,
@@ -142,6 +148,17 @@ impl Usage {
             make_room(&mut self.loops, &key, |seen| seen.used(now_s));
             let empty = || CountWindow::counting(loops.within_s);
             self.loops.entry(key).or_insert_with(empty).add(now_s, 1);
+        }
+    }
+
+    /// Takes back [`Usage::note_accepted`] of a payment that was not accepted after all.
+    pub fn forget_accepted(&mut self, facts: &Facts, now_s: u64) {
+        self.counts.take_back(now_s);
+        if let Some(seen) = self.payees.get_mut(&facts.payee) {
+            seen.take_back(now_s);
+        }
+        if let Some(seen) = self.loops.get_mut(&(facts.payee, facts.amount.units())) {
+            seen.take_back(now_s, 1);
         }
     }
 

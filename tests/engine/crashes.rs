@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{Plan, World, request, seed};
 
-const LANES: [(&str, &str); 4] = [
+pub const LANES: [(&str, &str); 4] = [
     ("atlas", "acme-data"),
     ("borealis", "gpu-harbor"),
     ("atlas", "llm-hub"),
@@ -46,7 +46,7 @@ pub async fn insist(client: &AgentClient, body: &PaymentRequest, key: &str) -> P
     }
 }
 
-fn body(lane: usize, n: u32) -> PaymentRequest {
+pub fn body(lane: usize, n: u32) -> PaymentRequest {
     request(LANES[lane].1, &format!("0.{:04}", 1 + n))
 }
 

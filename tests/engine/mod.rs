@@ -6,7 +6,7 @@ mod books;
 mod chaos;
 mod clock;
 mod crash_points;
-mod crashes;
+pub mod crashes;
 mod digests;
 mod fees;
 mod governance;

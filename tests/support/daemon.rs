@@ -34,7 +34,7 @@ impl Daemon {
     }
 
     fn spawn(config: &Path, fault: Option<&str>) -> Self {
-        let log = config.with_file_name("daemon.log");
+        let log = config.with_extension("log");
         let out = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_bursar"))
             .arg("serve")
@@ -78,8 +78,22 @@ impl Daemon {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// SIGSTOP: it does nothing until SIGCONT.
+    pub fn pause(&self, pause: bool) {
+        self.signal(if pause { "-STOP" } else { "-CONT" });
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Has it ended by itself?
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until it has ended by itself.

@@ -7,6 +7,7 @@ mod oracle;
 mod postgres;
 mod proxy;
 mod tally;
+mod twin;
 mod world;
 
 pub use chain::Chain;
@@ -15,6 +16,7 @@ pub use daemon::Daemon;
 pub use official::Official;
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy};
+pub use twin::Twin;
 pub use world::{Backend, Plan, RefusedWith, World, request};
 
 use std::time::{Duration, Instant};

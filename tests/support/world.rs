@@ -159,7 +159,7 @@ pub fn request(payee: &str, amount: &str) -> PaymentRequest {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -244,6 +244,24 @@ impl World {
         daemon.terminate();
         daemon.terminate();
         daemon.ended().await;
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn pause(&self, pause: bool) {
+        self.daemon.as_ref().unwrap().pause(pause);
+    }
+
+    /// Starts the daemon again if it has ended by itself.
+    pub async fn revive(&mut self) {
+        if self.daemon.as_mut().unwrap().has_ended() {
+            self.daemon = None;
+            self.restart().await;
+        }
+    }
+
+    /// All that the daemon has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.card.config.with_extension("log")).unwrap_or_default()
     }
 
     /// Starts the daemon on what is there.

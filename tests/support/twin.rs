@@ -1,0 +1,78 @@
+//! A further daemon on the world's store.
+
+use std::{fs, path::PathBuf};
+
+use bursar::{
+    client::{AgentClient, OperatorClient},
+    config::Config,
+};
+
+use super::{Daemon, World, world::free_port};
+
+/// A daemon of its own configuration, address and files, on the store, the chain and the seed of a
+/// world.
+pub struct Twin {
+    config: PathBuf,
+    /// Where it listens.
+    pub api: String,
+    daemon: Option<Daemon>,
+}
+
+impl Twin {
+    /// Starts one; `name` tells it from others.
+    pub async fn start(world: &World, name: &str) -> Self {
+        let mut config: Config =
+            toml::from_str(&fs::read_to_string(&world.card.config).unwrap()).unwrap();
+        config.listen.set_port(free_port());
+        let api = format!("http://{}", config.listen);
+        config.public_origin.clone_from(&api);
+        config.audit_anchors = PathBuf::from(format!("{name}.anchors"));
+        let path = world.card.config.with_file_name(format!("{name}.toml"));
+        fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        let mut twin = Self { config: path, api, daemon: None };
+        twin.restart().await;
+        twin
+    }
+
+    pub async fn restart(&mut self) {
+        assert!(self.daemon.is_none());
+        self.daemon = Some(Daemon::start(&self.config, &self.api).await);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.daemon.take().unwrap().kill();
+    }
+
+    /// SIGTERM, and its orderly end.
+    pub async fn stop(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn pause(&self, pause: bool) {
+        self.daemon.as_ref().unwrap().pause(pause);
+    }
+
+    /// Starts it again if it has ended by itself.
+    pub async fn revive(&mut self) {
+        if self.daemon.as_mut().unwrap().has_ended() {
+            self.daemon = None;
+            self.restart().await;
+        }
+    }
+
+    /// All that it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.config.with_extension("log")).unwrap_or_default()
+    }
+
+    pub fn agent(&self, world: &World, name: &str) -> AgentClient {
+        AgentClient::new(&self.api, world.request_key(name)).unwrap()
+    }
+
+    pub fn operator(&self, world: &World, index: usize) -> OperatorClient {
+        let key = world.operator_key(index);
+        OperatorClient::new(&self.api, key, world.card.chain_id, world.card.wallet).unwrap()
+    }
+}
