@@ -115,6 +115,11 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
+        if !inner.is_keeper() {
+            // Another daemon compares; whoever takes over goes on from its stored mark.
+            watch = Watch::default();
+            continue;
+        }
         let Some(head) = inner.head() else { continue };
         match watch.look(&inner, head).await {
             Ok(()) => {}
