@@ -256,7 +256,7 @@ async fn restore(config: &Config, path: &Path) -> Result<(), CliError> {
     let contents = check_backup(open()?, |bytes| {
         progress.tell(format!("checking, {}", HumanBytes(bytes)));
     })?;
-    let _lock = Store::lock(&config.store).map_err(failed)?;
+    let _lock = Store::lock(&config.store, &config.audit_anchors).map_err(failed)?;
     let store = Store::open(&config.store).await.map_err(failed)?;
     store.must_be_empty().await?;
     let mut tx = store.begin().await.map_err(failed)?;
