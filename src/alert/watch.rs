@@ -86,6 +86,20 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
 }
 
 async fn look(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError> {
+    // One daemon judges for all: two that see the chain differently would contradict each other.
+    if inner.is_keeper() {
+        judge(inner, refusals).await?;
+    }
+    let up = inner.store.alerts().await?;
+    for kind in AlertKind::ALL {
+        let count = up.iter().filter(|alert| alert.kind == *kind).count();
+        let gauge = inner.metrics.alerts.get_or_create(&(*kind).into());
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    Ok(())
+}
+
+async fn judge(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError> {
     let now_ms = inner.clock.now_ms();
     let thresholds = &inner.config.alerts;
     refusals.read(inner).await?;
@@ -145,12 +159,6 @@ async fn settle(
         if kinds.contains(&alert.kind) && !seen.contains(&key) {
             inner.clear(alert.kind, &alert.subject).await?;
         }
-    }
-    let up = inner.store.alerts().await?;
-    for kind in AlertKind::ALL {
-        let count = up.iter().filter(|alert| alert.kind == *kind).count();
-        let gauge = inner.metrics.alerts.get_or_create(&(*kind).into());
-        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     Ok(())
 }

@@ -238,7 +238,7 @@ async fn case_24_daemons_that_die_and_sleep_lose_and_double_nothing() {
     twin.restart().await;
     moment().await;
     stop.store(true, Ordering::Relaxed);
-    promises_are_kept(&world, lanes).await;
+    promises_are_kept(&world, &lanes.join_all().await.concat()).await;
     // The second daemon's memory is as good as the first's. (Counts of payments go by each daemon's
     // own clock.)
     for (agent, _) in LANES {
