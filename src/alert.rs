@@ -15,7 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::{clock, engine::Inner, store::StoreError, view::AlertView};
+use crate::{
+    clock,
+    engine::{EngineError, Inner},
+    view::AlertView,
+};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -121,9 +125,9 @@ impl Inner {
     /// Raises an alert, in a commit of its own. Answers `false` if it was up already.
     ///
     /// # Errors
-    /// [`StoreError`]: nothing was told.
-    pub(crate) async fn raise(&self, alert: Alert) -> Result<bool, StoreError> {
-        let mut tx = self.store.begin().await?;
+    /// [`EngineError`]: nothing was told.
+    pub(crate) async fn raise(&self, alert: Alert) -> Result<bool, EngineError> {
+        let mut tx = self.begin_as_keeper().await?;
         let fresh = tx.raise_alert(&alert).await?;
         tx.commit().await?;
         if fresh {
@@ -136,9 +140,9 @@ impl Inner {
     /// Clears an alert, in a commit of its own. Answers `false` if it was not up.
     ///
     /// # Errors
-    /// [`StoreError`]: nothing was told.
-    pub(crate) async fn clear(&self, kind: AlertKind, subject: &str) -> Result<bool, StoreError> {
-        let mut tx = self.store.begin().await?;
+    /// [`EngineError`]: nothing was told.
+    pub(crate) async fn clear(&self, kind: AlertKind, subject: &str) -> Result<bool, EngineError> {
+        let mut tx = self.begin_as_keeper().await?;
         let was_up = tx.clear_alert(kind, subject, self.clock.now_ms()).await?;
         tx.commit().await?;
         if was_up {

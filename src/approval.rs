@@ -155,7 +155,7 @@ pub(crate) async fn expire(inner: &Inner) -> Result<(), EngineError> {
         if payment.expires_ms > now_ms {
             continue;
         }
-        let mut store = inner.store.begin().await?;
+        let mut store = inner.begin_as_keeper().await?;
         let Some(payment) = store.payment(payment.id).await? else { continue };
         if payment.state == State::AwaitingApproval {
             end(

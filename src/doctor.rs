@@ -2,6 +2,7 @@
 //! do. It changes nothing.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -18,10 +19,12 @@ use crate::{
     config::Config,
     contract::{self, IDeployed, IQuorum},
     keys::{KeyError, Keys},
+    lease,
     notify::Endpoint,
     policy::{Categories, Policy},
     rpc::{At, Head, Rpc},
     store::Store,
+    view::LeaseView,
 };
 
 /// Free bytes below which a disk is too full …
@@ -144,7 +147,29 @@ async fn store(config: &Config, chart: &mut Chart) {
             chart.fail(CHECK, format!("cannot be written: {error}"), todo);
         }
     }
+    if let Ok(leases) = lease::shown(&store).await
+        && !leases.is_empty()
+    {
+        chart.ok("leases", who_does_what(&leases));
+    }
     store.close().await;
+}
+
+/// Says which daemon has which lease.
+fn who_does_what(leases: &[LeaseView]) -> String {
+    let mut daemons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for LeaseView { lease, daemon, .. } in leases {
+        let works = daemons.entry(daemon).or_default();
+        if !lease.starts_with(lease::DAEMON) {
+            works.push(lease);
+        }
+    }
+    let texts = daemons.iter().map(|(daemon, works)| {
+        let daemon = if daemon.is_empty() { "nobody" } else { daemon };
+        let works = if works.is_empty() { "none".to_owned() } else { works.join(", ") };
+        format!("{daemon} has {works}")
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 fn space(config: &Config, chart: &mut Chart) {

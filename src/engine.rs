@@ -113,6 +113,11 @@ impl From<&EngineError> for Refusal {
             EngineError::Rpc(_) => Self::new(Code::Unavailable, "the chain cannot be reached")
                 .retry_after(5)
                 .hint("try again shortly"),
+            EngineError::NotOurs(_) => {
+                Self::new(Code::Unavailable, "another daemon has just taken over this work")
+                    .retry_after(1)
+                    .hint("try again at once; nothing was started")
+            }
             _ => Self::new(Code::Internal, "a fault of the daemon; its log has the details"),
         }
     }
@@ -929,6 +934,8 @@ impl Engine {
             webhooks: self.webhooks().await?,
             store: if inner.store.is_sqlite() { "sqlite" } else { "postgres" }.to_owned(),
             store_bytes: inner.store.size().await?,
+            daemon: inner.store.me().to_owned(),
+            leases: lease::shown(&inner.store).await?,
         })
     }
 

@@ -8,7 +8,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,14 +22,15 @@ use tracing::{error, info, warn};
 use crate::{
     clock::Clock,
     engine::{EngineError, Inner, Stop},
-    store::{LeaseRow, StoreError, Tx},
+    store::{LeaseRow, Store, StoreError, Tx},
     submit,
+    view::LeaseView,
 };
 
-/// What needs doing once, by one daemon: webhooks, reconciliation, retention.
+/// What needs doing once, by one daemon: reconciliation, alerts, deadlines, retention.
 pub(crate) const KEEPER: &str = "keeper";
 /// Prefix of the leases that say which daemons live.
-const DAEMON: &str = "daemon:";
+pub(crate) const DAEMON: &str = "daemon:";
 
 /// The time by which leases run out: the system's, whatever clock decides about payments.
 fn steady() -> Duration {
@@ -34,7 +38,7 @@ fn steady() -> Duration {
 }
 
 /// Returns the name of a relayer's lease.
-fn relayer(sender: Address) -> String {
+pub(crate) fn relayer(sender: Address) -> String {
     format!("relayer:{sender}")
 }
 
@@ -61,6 +65,8 @@ struct Seen {
 pub(crate) struct Leases {
     held: Mutex<HashMap<String, Held>>,
     seen: Mutex<HashMap<String, Seen>>,
+    /// A relayer's transactions were read since [`Leases::has_adopted`] was asked last.
+    adopted: AtomicBool,
 }
 
 impl Leases {
@@ -70,6 +76,11 @@ impl Leases {
 
     fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Were a relayer's transactions taken up since this was asked last?
+    pub(crate) fn has_adopted(&self) -> bool {
+        self.adopted.swap(false, Ordering::AcqRel)
     }
 
     /// Has this lease been without a beat for its whole length?
@@ -113,6 +124,21 @@ pub(crate) async fn give_back(inner: &Inner) -> Result<(), StoreError> {
     tx.commit().await
 }
 
+/// Lists who does what: nothing on SQLite, where one daemon does everything.
+pub(crate) async fn shown(store: &Store) -> Result<Vec<LeaseView>, StoreError> {
+    if store.is_sqlite() {
+        return Ok(Vec::new());
+    }
+    let rows = store.leases().await?.into_iter();
+    Ok(rows
+        .map(|LeaseRow { name, holder, fence, .. }| LeaseView {
+            lease: name,
+            daemon: holder,
+            fence,
+        })
+        .collect())
+}
+
 fn presence(inner: &Inner) -> String {
     format!("{DAEMON}{}", inner.store.me())
 }
@@ -124,7 +150,7 @@ pub(crate) async fn start(inner: &Inner) -> Result<(), EngineError> {
 }
 
 async fn round(inner: &Inner) -> Result<(), EngineError> {
-    if inner.store.is_shared() { take_part(inner, false).await } else { Ok(()) }
+    if inner.store.is_sqlite() { Ok(()) } else { take_part(inner, false).await }
 }
 
 /// What a round decided, told only after its commit.
@@ -142,7 +168,7 @@ async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
     let now = steady();
     let length = inner.lease_ms();
     let until =
-        if inner.store.is_shared() { now + Duration::from_millis(length) } else { Duration::MAX };
+        if inner.store.is_sqlite() { Duration::MAX } else { now + Duration::from_millis(length) };
     let mut tx = inner.store.begin().await?;
     let rows: BTreeMap<String, LeaseRow> =
         tx.leases().await?.into_iter().map(|row| (row.name.clone(), row)).collect();
@@ -163,7 +189,7 @@ async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
     // A daemon of which nothing is seen takes no share any more, and is struck out.
     let mut daemons = 1;
     for row in rows.values().filter(|row| row.name.starts_with(DAEMON) && row.name != me) {
-        if row.holder.is_empty() || !inner.store.is_shared() || inner.leases.is_over(row, now) {
+        if row.holder.is_empty() || inner.store.is_sqlite() || inner.leases.is_over(row, now) {
             tx.drop_lease(&row.name).await?;
         } else {
             daemons += 1;
@@ -172,7 +198,7 @@ async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
     let is_free = |name: &str| {
         rows.get(name).is_none_or(|row| {
             row.holder.is_empty()
-                || !inner.store.is_shared()
+                || inner.store.is_sqlite()
                 || (first && row.holder == inner.store.me())
                 || inner.leases.is_over(row, now)
         })
@@ -238,10 +264,15 @@ impl Inner {
         }
         self.drop_strangers();
         for sender in self.relayer_addresses() {
-            let unread = self.leases.held().get(&relayer(sender)).is_some_and(|lease| !lease.ready);
-            if unread {
+            let name = relayer(sender);
+            let unread = self.leases.held().get(&name).copied().filter(|lease| !lease.ready);
+            if let Some(Held { fence, .. }) = unread {
                 submit::adopt(self, sender).await?;
-                if let Some(lease) = self.leases.held().get_mut(&relayer(sender)) {
+                self.leases.adopted.store(true, Ordering::Release);
+                if let Some(lease) = self.leases.held().get_mut(&name)
+                    // Else an order took it anew meanwhile: what happened between is not read yet.
+                    && lease.fence == fence
+                {
                     lease.ready = true;
                 }
                 self.queued.notify_one();
@@ -304,13 +335,22 @@ impl Inner {
     }
 
     async fn check_fence(&self, tx: &mut Tx, name: &str) -> Result<(), EngineError> {
+        if self.store.is_sqlite() {
+            // The file's lock is the fence.
+            return Ok(());
+        }
         let fence = self.leases.held().get(name).map(|lease| lease.fence);
         if let Some(fence) = fence
             && tx.is_fenced(name, fence).await?
         {
             return Ok(());
         }
-        self.leases.held().remove(name);
+        {
+            let mut held = self.leases.held();
+            if held.get(name).map(|lease| lease.fence) == fence {
+                held.remove(name);
+            }
+        }
         error!(name, "another daemon has the lease: this one leaves it alone from now on");
         self.drop_strangers();
         Err(EngineError::NotOurs(name.to_owned()))
@@ -323,10 +363,13 @@ impl Inner {
         &self,
         tx: &mut Tx,
     ) -> Result<Option<Address>, EngineError> {
-        let own = self.own_relayers();
-        if let Some(sender) = self.sender_among(&own, u32::MAX) {
-            self.check_fence(tx, &relayer(sender)).await?;
-            return Ok(Some(sender));
+        while let Some(sender) = self.sender_among(&self.own_relayers(), u32::MAX) {
+            match self.check_fence(tx, &relayer(sender)).await {
+                Ok(()) => return Ok(Some(sender)),
+                // Lost, and noted as lost: another, then.
+                Err(EngineError::NotOurs(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         let Some(sender) = self.sender_among(&self.relayer_addresses(), u32::MAX) else {
             return Ok(None);

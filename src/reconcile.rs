@@ -21,7 +21,7 @@ pub use self::{
     watch::Mark,
 };
 
-use crate::{rpc::RpcError, store::StoreError};
+use crate::{engine::EngineError, rpc::RpcError, store::StoreError};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,4 +41,17 @@ pub enum ReconcileError {
     /// The chain was replaced between two questions about it.
     #[error("the chain changed while it was read: trying again")]
     Moved,
+    /// What was found cannot be written: another daemon compares now.
+    #[error("what was found is not written: {0}")]
+    Unwritten(#[source] Box<EngineError>),
+}
+
+impl From<EngineError> for ReconcileError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => Self::Books(error),
+            EngineError::Rpc(error) => Self::Chain(error),
+            other => Self::Unwritten(Box::new(other)),
+        }
+    }
 }

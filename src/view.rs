@@ -294,6 +294,22 @@ pub struct StatusView {
     pub store: String,
     /// Its size in bytes.
     pub store_bytes: u64,
+    /// This daemon's name among those on one PostgreSQL: the same after a restart.
+    pub daemon: String,
+    /// Who does what on PostgreSQL; empty on SQLite, where one daemon does everything.
+    pub leases: Vec<LeaseView>,
+}
+
+/// Work that one daemon at a time does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeaseView {
+    /// `relayer:0x…`: signs and sends with that key. `keeper`: reconciliation, alerts, deadlines,
+    /// retention. `daemon:…`: is there.
+    pub lease: String,
+    /// The daemon that has it, or had it last; empty if it was given back.
+    pub daemon: String,
+    /// Rises with every change of the holder.
+    pub fence: u64,
 }
 
 /// A webhook endpoint and how it fares.

@@ -48,6 +48,9 @@ fn screen(status: &StatusView) -> String {
     } else {
         parts.push(relayers(status));
     }
+    if !status.leases.is_empty() {
+        parts.push(leases(status));
+    }
     parts.push(caps(&status.agents));
     parts.push(endpoint_rows(&status.webhooks));
     parts.join("\n\n")
@@ -115,6 +118,16 @@ fn relayers(status: &StatusView) -> String {
             batches,
             refused.to_owned(),
         ]);
+    }
+    rows.to_string()
+}
+
+fn leases(status: &StatusView) -> String {
+    let mut rows = table(&["lease", "daemon", ""]);
+    for lease in status.leases.iter().filter(|lease| !lease.lease.starts_with("daemon:")) {
+        let whose = if lease.daemon == status.daemon { "this one" } else { "" };
+        let daemon = if lease.daemon.is_empty() { "nobody" } else { &lease.daemon };
+        rows.add_row([&*lease.lease, daemon, whose]);
     }
     rows.to_string()
 }

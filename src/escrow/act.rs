@@ -53,6 +53,14 @@ impl Caller {
             Self::Daemon => "daemon".into(),
         }
     }
+
+    /// Begins to write what this one does. What the daemon does by itself, one daemon does for all.
+    pub(super) async fn begin(&self, inner: &Inner) -> Result<Tx, EngineError> {
+        match self {
+            Self::Agent(_) | Self::Operator(_) => Ok(inner.store.begin().await?),
+            Self::Daemon => inner.begin_as_keeper().await,
+        }
+    }
 }
 
 /// A call, and what it is.
@@ -124,7 +132,7 @@ pub(crate) async fn act(
         created_ms: now_ms,
         updated_ms: now_ms,
     };
-    let mut store = inner.store.begin().await?;
+    let mut store = caller.begin(inner).await.map_err(|error| Refusal::from(&error))?;
     let Some(ask) = plan.ask else {
         let gas = gas(&escrow, 0);
         let call = outgoing(&action.id, plan.target, plan.calldata, gas);

@@ -280,14 +280,14 @@ pub(crate) async fn approve(
     store.append_audit(&[draft], now_ms).await?;
     store.commit().await?;
     if count >= threshold {
-        send(inner, action).await?;
+        send(inner, &Caller::Operator(body.signer), action).await?;
     }
     approval(inner, id).await
 }
 
 /// Sends a release whose quorum is complete. What fails for want of the chain is tried again by
 /// [`attend`]; what the contract would refuse ends here.
-async fn send(inner: &Inner, mut action: ActionRow) -> Result<(), Refusal> {
+async fn send(inner: &Inner, by: &Caller, mut action: ActionRow) -> Result<(), Refusal> {
     let (escrow, shown, message, digest, _) = waiting_one(inner, &action).await?;
     // Only today's operators count; exactly a quorum is sent, the earliest signers first.
     let all = inner.store.signatures(digest).await?;
@@ -308,12 +308,12 @@ async fn send(inner: &Inner, mut action: ActionRow) -> Result<(), Refusal> {
         Ok(()) => {}
         Err(refusal) if refusal.code == Code::Unavailable => return Err(refusal),
         Err(refusal) => {
-            fail(inner, action, refusal.clone()).await?;
+            fail(inner, by, action, refusal.clone()).await?;
             return Err(refusal);
         }
     }
     let now_ms = inner.clock.now_ms();
-    let mut store = inner.store.begin().await?;
+    let mut store = by.begin(inner).await.map_err(|error| Refusal::from(&error))?;
     let outgoing = act::outgoing(&action.id, wallet, calldata, gas);
     let open = submit::relay(inner, &mut store, outgoing).await?;
     action.state = ActionState::Sent;
@@ -329,11 +329,16 @@ async fn send(inner: &Inner, mut action: ActionRow) -> Result<(), Refusal> {
 }
 
 /// Ends a waiting release.
-async fn fail(inner: &Inner, mut action: ActionRow, why: Refusal) -> Result<(), Refusal> {
+async fn fail(
+    inner: &Inner,
+    by: &Caller,
+    mut action: ActionRow,
+    why: Refusal,
+) -> Result<(), Refusal> {
     let now_ms = inner.clock.now_ms();
     action.state = ActionState::Failed;
     action.refusal = Some(why.clone());
-    let mut store = inner.store.begin().await?;
+    let mut store = by.begin(inner).await.map_err(|error| Refusal::from(&error))?;
     if store.move_action(ActionState::AwaitingApproval, &action, now_ms).await?
         && let Some(escrow) = store.escrow(action.escrow).await?
     {
@@ -347,12 +352,12 @@ async fn fail(inner: &Inner, mut action: ActionRow, why: Refusal) -> Result<(), 
 
 /// Looks after the releases that wait: sends what is complete, ends what waited too long.
 pub(crate) async fn attend(inner: &Inner) -> Result<(), Refusal> {
-    let now_s = inner.now_s();
+    let (now_s, by) = (inner.now_s(), &Caller::Daemon);
     for action in inner.store.escrow_actions_waiting(LISTED).await? {
         if action.deadline_s.is_some_and(|deadline| deadline < now_s) {
             let why = Refusal::new(Code::Conflict, "no quorum of operators in time");
-            fail(inner, action, why).await?;
-        } else if let Err(refusal) = send(inner, action).await {
+            fail(inner, by, action, why).await?;
+        } else if let Err(refusal) = send(inner, by, action).await {
             warn!(detail = refusal.detail, "a release could not be sent");
         }
     }

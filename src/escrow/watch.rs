@@ -108,7 +108,7 @@ async fn warn_operators(
 ) -> Result<(), EngineError> {
     let Some((_, end)) = escrow.next() else { return Ok(()) };
     let now_ms = inner.clock.now_ms();
-    let mut store = inner.store.begin().await?;
+    let mut store = inner.begin_as_keeper().await?;
     if !store.warned(escrow.id, since_s).await? {
         return Ok(());
     }

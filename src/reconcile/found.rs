@@ -183,7 +183,7 @@ impl Found {
         mark: Option<(Option<&str>, &str)>,
     ) -> Result<bool, ReconcileError> {
         let now_ms = inner.clock.now_ms();
-        let mut store = inner.store.begin().await?;
+        let mut store = inner.begin_as_keeper().await?;
         let mut drafts = Vec::new();
         let draft = |kind, finding: &Finding| {
             let draft = Draft::new(kind, "daemon").data(json!({

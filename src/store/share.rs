@@ -137,12 +137,6 @@ impl Store {
     pub fn words(&self) -> Vec<Word> {
         std::mem::take(&mut self.share.heard().words)
     }
-
-    /// Does more than one daemon serve this store, or may?
-    #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        !self.sqlite
-    }
 }
 
 impl Tx {

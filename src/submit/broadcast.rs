@@ -17,6 +17,7 @@ use crate::{
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     fees::{self, Bump, Fees},
+    lease,
     outcome::{SendClass, classify},
     rpc::RpcError,
     store::AttemptRow,
@@ -70,9 +71,14 @@ pub(crate) fn due(inner: &Inner) -> BTreeMap<Address, Vec<Flight>> {
 /// Sends one sender's transactions. What cannot be stored holds up those behind it.
 pub(crate) async fn in_order(inner: &Inner, flights: Vec<Flight>) {
     for flight in flights {
-        if let Err(error) = send(inner, flight).await {
-            warn!(%error, "a transaction could not be sent; trying again");
-            return;
+        match send(inner, flight).await {
+            Ok(()) => {}
+            // Whoever has the lease sends it.
+            Err(EngineError::NotOurs(_)) => return,
+            Err(error) => {
+                warn!(%error, "a transaction could not be sent; trying again");
+                return;
+            }
         }
     }
 }
@@ -114,8 +120,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
     if !inner.may_send(flight.open.tx.sender) {
-        let why = format!("of relayer {}", flight.open.tx.sender);
-        return Err(EngineError::NotOurs(why));
+        return Err(EngineError::NotOurs(lease::relayer(flight.open.tx.sender)));
     }
     let (answer, words) = hand_over(inner, attempt, flight.sends as usize).await;
     crash::at(Point::SendAnswered);

@@ -62,6 +62,8 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
                 faults = 0;
                 inner.set_chain_reached(true);
             }
+            // Said where it was found; what is left is looked at with the next tick.
+            Err(EngineError::NotOurs(_)) => {}
             Err(error) => {
                 inner.set_chain_reached(false);
                 warn!(%error, "the chain could not be read; trying again");
@@ -90,6 +92,10 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
         return Ok(());
     }
     inner.set_head(head);
+    if inner.leases.has_adopted() {
+        // What a relayer brought with it was not there when this head was looked at.
+        *seen = None;
+    }
     if seen.as_ref() == Some(&head) {
         return Ok(());
     }
@@ -226,6 +232,10 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
         };
         // One that cannot be booked holds up no other.
         if let Err(error) = step {
+            if matches!(error, EngineError::NotOurs(_)) {
+                fault.get_or_insert(error);
+                continue;
+            }
             error!(%error, tx = flight.open.tx.id, "a transaction could not be booked; trying again");
             fault = Some(error);
         }

@@ -191,6 +191,9 @@ const PLAUSIBLE_RISE: u64 = 10_000;
 /// Takes up what whoever had a relayer before left: every unfinished transaction, and nonces that
 /// the chain has moved past (a restored store, a key used elsewhere).
 pub(crate) async fn adopt(inner: &Inner, sender: Address) -> Result<(), EngineError> {
+    // What is known of an earlier time may be over. First forget, then read: what an order launches
+    // meanwhile is in one of the two.
+    inner.flights.retain(|other| other != sender);
     for open in inner.store.open_txs_of(sender).await? {
         inner.flights.add(open);
     }

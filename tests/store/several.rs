@@ -16,11 +16,12 @@ use bursar::{
     store::Store,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use sqlx::Row as _;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     engine::crashes::{LANES, body, promises_are_kept},
-    support::{Backend, Plan, RefusedWith, Twin, World, request, seed, wait_for},
+    support::{Backend, Fault, Plan, RefusedWith, Twin, World, request, seed, wait_for},
 };
 
 /// Seconds of a lease in these tests.
@@ -192,15 +193,119 @@ async fn work_is_shared_out_and_taken_over_when_a_daemon_ends() {
     world.judge().await;
 }
 
-#[tokio::test]
-async fn case_24_daemons_that_die_and_sleep_lose_and_double_nothing() {
+/// Seconds that a daemon sleeps: three leases, or what `BURSAR_TEST_PAUSE_S` says.
+fn pause() -> Duration {
     let pause_s = std::env::var("BURSAR_TEST_PAUSE_S").ok().and_then(|n| n.parse().ok());
-    let pause = Duration::from_secs(pause_s.unwrap_or(3 * LEASE_S));
+    Duration::from_secs(pause_s.unwrap_or(3 * LEASE_S))
+}
+
+/// What a daemon writes that signs, sends or books: attempts, their answers, transactions, entries of
+/// the audit log, events.
+async fn written(world: &World) -> Vec<i64> {
+    let pool = world.tables().await;
+    let row = sqlx::query(
+        "SELECT (SELECT COUNT(*) FROM attempt), (SELECT COUNT(answer) FROM attempt),
+                (SELECT COUNT(*) FROM tx), (SELECT CAST(SUM(next) AS BIGINT) FROM nonce),
+                (SELECT seq FROM audit_head), (SELECT COUNT(*) FROM outbox)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+    (0..row.len()).map(|column| row.get(column)).collect()
+}
+
+/// SIGSTOP between two transactions: within one, the server would end it after a while, and the daemon
+/// itself on waking, if the outcome is not known.
+async fn pause_between_commits(world: &World) {
+    let pool = world.tables().await;
+    loop {
+        world.pause(true);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let open = sqlx::query(
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE state = 'idle in transaction'
+             AND state_change < clock_timestamp() - INTERVAL '200 milliseconds'",
+        );
+        if open.fetch_one(&pool).await.unwrap().get::<i64, _>(0) == 0 {
+            break;
+        }
+        world.pause(false);
+    }
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn case_24_a_sleeper_whose_lease_is_gone_sends_and_writes_nothing() {
+    // Its own way to the node loses what it sends: it sleeps with work in its hands.
+    let own = Plan::new().on(Backend::Postgres).config(|config| {
+        config.submit.lease_s = LEASE_S;
+        config.submit.relayers = 1;
+        config.submit.resend_after_s = 30;
+    });
+    let (world, proxy) = own.behind_a_proxy().await;
+    proxy.always("eth_sendRawTransaction", Fault::Lost);
+    let node = world.card.rpc.clone();
+    world.configure(|config| config.chain.rpc = vec![node]);
+    let mut twin = Twin::start(&world, "twin").await;
+    let mut held = Vec::new();
+    for n in 0..3 {
+        held.push(world.pay("atlas", "acme-data", "2", &format!("held-{n}")).await);
+    }
+    wait_for("bytes on their way", async || {
+        (proxy.asked("eth_sendRawTransaction") > 0).then_some(())
+    })
+    .await;
+    pause_between_commits(&world).await;
+
+    // The other signs nothing under that key until the lease is over, and then sends those bytes.
+    for payment in held {
+        let client = twin.agent(&world, "atlas");
+        wait_for(&format!("{} paid by the other", payment.id), async || {
+            let state = client.payment(payment.id).await.unwrap().state;
+            (state == State::Paid).then_some(())
+        })
+        .await;
+    }
+    let more = twin.agent(&world, "atlas").submit(&request("acme-data", "3"), "more").await;
+    assert_eq!(more.unwrap().state, State::Queued);
+    world.idle().await;
+    tokio::time::sleep(pause()).await;
+    let (before, sent) = (written(&world).await, proxy.asked("eth_sendRawTransaction"));
+    proxy.calm();
+
+    // Awake again: it believes that it has three transactions to send, one key and the keeper's work.
+    world.pause(false);
+    wait_for("word of the lost lease", async || {
+        world.log().contains("another daemon has the lease").then_some(())
+    })
+    .await;
+    // It lives, and looks at the chain as before: nothing that it does is seen but that.
+    let calls = proxy.asked("eth_getBlockByNumber");
+    wait_for("some looks at the chain", async || {
+        (proxy.asked("eth_getBlockByNumber") > calls + 10).then_some(())
+    })
+    .await;
+    assert_eq!(proxy.asked("eth_sendRawTransaction"), sent, "sent by the sleeper");
+    assert_eq!(written(&world).await, before, "written by the sleeper");
+    // It takes orders, and the other carries them out; when that ends, so does this one again.
+    let next = world.pay("atlas", "acme-data", "2", "next").await;
+    world.until(&next, State::Paid).await;
+    assert_eq!(proxy.asked("eth_sendRawTransaction"), sent, "sent by the sleeper");
+    twin.kill(&world);
+    let last = world.pay("atlas", "acme-data", "2", "last").await;
+    world.until(&last, State::Paid).await;
+    assert!(proxy.asked("eth_sendRawTransaction") > sent, "sent by the survivor");
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn case_24_daemons_that_die_and_sleep_under_load_lose_and_double_nothing() {
     let mut rng = StdRng::seed_from_u64(seed("BURSAR_TEST_SEED"));
     let mut world = plan().start().await;
     let mut twin = Twin::start(&world, "twin").await;
+    let third = Twin::start(&world, "third").await;
     let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&world, &[&twin], &stop);
+    let lanes = load(&world, &[&twin, &third], &stop);
     let mut moment =
         async || tokio::time::sleep(Duration::from_millis(rng.gen_range(1..500))).await;
 
@@ -211,17 +316,12 @@ async fn case_24_daemons_that_die_and_sleep_lose_and_double_nothing() {
     moment().await;
     // Asleep in the middle of whatever it did, longer than its lease; then awake again.
     for sleeper in 0..2 {
-        if sleeper == 0 {
-            twin.pause(true)
-        } else {
-            world.pause(true)
-        }
-        tokio::time::sleep(pause).await;
-        if sleeper == 0 {
-            twin.pause(false)
-        } else {
-            world.pause(false)
-        }
+        let wake = |asleep| {
+            if sleeper == 0 { twin.pause(&world, asleep) } else { world.pause(asleep) }
+        };
+        wake(true);
+        tokio::time::sleep(pause()).await;
+        wake(false);
         moment().await;
         // One that slept within a commit does not know its outcome, and has ended.
         let words = ["another daemon has the lease", "a commit's outcome is not known"];
@@ -233,9 +333,12 @@ async fn case_24_daemons_that_die_and_sleep_lose_and_double_nothing() {
         twin.revive().await;
         world.revive().await;
     }
-    twin.kill();
+    // Both at once: the third has everything.
+    twin.kill(&world);
+    world.kill();
     moment().await;
     twin.restart().await;
+    world.restart().await;
     moment().await;
     stop.store(true, Ordering::Relaxed);
     promises_are_kept(&world, &lanes.join_all().await.concat()).await;

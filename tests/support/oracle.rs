@@ -16,7 +16,7 @@ use bursar::{
 };
 use sqlx::{AnyPool, Row};
 
-use super::{LIMIT, Transfer, World};
+use super::{LIMIT, Transfer, World, wait_for};
 
 impl World {
     /// The store's URL.
@@ -220,7 +220,6 @@ impl World {
     async fn windows_agree(&self, payments: &[PaymentRow]) {
         for (name, entry) in &self.card.agents {
             let room = self.chain.room(entry.address).await;
-            let told = self.agent(name.as_str()).permissions().await.unwrap();
             let waiting: u64 = payments
                 .iter()
                 .filter(|row| row.agent == *name && !row.state.is_terminal())
@@ -228,9 +227,15 @@ impl World {
                 .map(|row| row.amount.units())
                 .sum();
             let used = U256::from(entry.day.units()) - room.day;
-            let view = told.limits.iter().find(|limit| limit.rule == "limits.day").unwrap();
-            let said: bursar::money::Usdc = view.used.parse().unwrap();
-            assert_eq!(U256::from(said.units()), used + U256::from(waiting), "{name}: day used");
+            let used = used + U256::from(waiting);
+            // One of several daemons hears of the others' deeds a little later.
+            wait_for(&format!("{name}: day used is {used}"), async || {
+                let told = self.agent(name.as_str()).permissions().await.unwrap();
+                let view = told.limits.iter().find(|limit| limit.rule == "limits.day").unwrap();
+                let said: bursar::money::Usdc = view.used.parse().unwrap();
+                (U256::from(said.units()) == used).then_some(())
+            })
+            .await;
         }
     }
 }

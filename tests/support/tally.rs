@@ -13,6 +13,8 @@ use serde_json::json;
 pub struct Counts {
     /// Daemons that were killed, from outside or at a crash point.
     pub kills: u64,
+    /// Daemons that were stopped in the middle and went on later.
+    pub pauses: u64,
     /// Random histories that were played.
     pub histories: u64,
     /// Transfers that no payment explains.
@@ -55,6 +57,7 @@ impl Tally {
             "case": case,
             "store": store,
             "kills": counts.kills,
+            "pauses": counts.pauses,
             "histories": counts.histories,
             "duplicates": counts.duplicates,
             "false_failures": counts.false_failures,

@@ -40,7 +40,8 @@ impl Twin {
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self) {
+    pub fn kill(&mut self, world: &World) {
+        world.tally.add(|counts| counts.kills += 1);
         self.daemon.take().unwrap().kill();
     }
 
@@ -50,7 +51,8 @@ impl Twin {
     }
 
     /// SIGSTOP, or SIGCONT.
-    pub fn pause(&self, pause: bool) {
+    pub fn pause(&self, world: &World, pause: bool) {
+        world.tally.add(|counts| counts.pauses += u64::from(pause));
         self.daemon.as_ref().unwrap().pause(pause);
     }
 

@@ -248,6 +248,7 @@ impl World {
 
     /// SIGSTOP, or SIGCONT.
     pub fn pause(&self, pause: bool) {
+        self.tally.add(|counts| counts.pauses += u64::from(pause));
         self.daemon.as_ref().unwrap().pause(pause);
     }
 
