@@ -27,6 +27,7 @@ mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod money;
+pub mod mpp;
 pub mod notify;
 pub mod outcome;
 pub mod payment;
