@@ -3,6 +3,8 @@
 //! They exist only with the feature `fault-injection`; without it [`at`] is nothing. The variable
 //! `BURSAR_FAULT` says where: `send.answered` at the first passing, `send.answered:3` at the third,
 //! `send.answered:1:panic` for a panic of that task instead of the end of the process.
+//! `BURSAR_FAULT_PAGES` names a file with the number of pages that a SQLite file may have: read
+//! before each transaction, so that a test fills the disk and frees it again.
 
 /// A place where what is durable and what is done differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub(crate) enum Point {
 pub(crate) const fn at(_: Point) {}
 
 #[cfg(feature = "fault-injection")]
-pub(crate) use armed::at;
+pub(crate) use armed::{at, pages};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -91,6 +93,13 @@ mod armed {
         let left = parts.next().and_then(|count| count.parse().ok()).unwrap_or(1);
         Some(Plan { place, left: AtomicU32::new(left), panics: parts.next() == Some("panic") })
     });
+
+    /// Pages the store may have, where a test says so.
+    pub(crate) fn pages() -> Option<u32> {
+        static FILE: LazyLock<Option<std::ffi::OsString>> =
+            LazyLock::new(|| std::env::var_os("BURSAR_FAULT_PAGES"));
+        std::fs::read_to_string(FILE.as_ref()?).ok()?.trim().parse().ok()
+    }
 
     /// Dies here, if this is the place.
     #[expect(clippy::panic, reason = "a test asked for it")]

@@ -267,7 +267,8 @@ fn unknown_agent(agent: &AgentId) -> Refusal {
 }
 
 /// Runs until told to stop, then answers what is already in the queue. Ends at once where a commit's
-/// outcome is not known: the daemon then stops, and its next start reads what the store kept.
+/// outcome is not known or the store is damaged: the daemon then stops, and its next start reads what
+/// the store kept.
 pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: Stop) {
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     loop {
@@ -288,7 +289,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
 }
 
 /// Decides a group and answers it. Says whether it can go on: not where a commit's outcome is not
-/// known.
+/// known, or the store is damaged.
 pub(crate) async fn settle(inner: &Inner, group: Vec<Job>) -> bool {
     let began = Instant::now();
     let mut decided = decide(inner, &group).await;
@@ -299,7 +300,8 @@ pub(crate) async fn settle(inner: &Inner, group: Vec<Job>) -> bool {
     }
     match decided {
         Ok(answers) => answer(group, answers),
-        Err(fault) if fault.is_unknown_outcome() => {
+        Err(fault) if fault.is_the_end() => {
+            inner.store.distrust();
             answer_alone(group, Err(fault));
             return false;
         }
@@ -308,9 +310,10 @@ pub(crate) async fn settle(inner: &Inner, group: Vec<Job>) -> bool {
             for job in group {
                 let alone = [job];
                 let answers = decide(inner, &alone).await;
-                let unknown = answers.as_ref().is_err_and(StoreError::is_unknown_outcome);
+                let is_the_end = answers.as_ref().is_err_and(StoreError::is_the_end);
                 answer_alone(alone, answers);
-                if unknown {
+                if is_the_end {
+                    inner.store.distrust();
                     return false;
                 }
             }

@@ -167,7 +167,7 @@ impl Service {
         tasks.spawn(named("store", async move {
             tokio::select! {
                 () = doubt.in_doubt() => {
-                    error!("a commit's outcome is not known: the next start reads what was kept");
+                    error!("the store cannot be relied on: the next start reads what was kept");
                 }
                 () = stopping.asked() => {}
             }
@@ -231,6 +231,9 @@ impl Service {
         if let Err(error) = self.engine.give_back().await {
             warn!(%error, "the leases run out by themselves");
         }
+        if let Err(error) = self.store.leave().await {
+            warn!(%error, "the store could not be left in order: the next start looks it through");
+        }
         self.store.close().await;
     }
 }
@@ -257,6 +260,7 @@ pub(crate) async fn wake(
     let webhooks = notify::Endpoint::all(&config.webhooks)?.into_iter().map(Arc::new).collect();
     let store = Store::open_as(&config.store, lock.me()).await.map_err(cannot)?;
     let store = store.telling(notify::subscribers(&config.webhooks));
+    store.take_over().await.map_err(cannot)?;
     check_chain(&config, &rpc).await?;
     let escrow = escrow::of_wallet(&rpc, config.chain.wallet).await?;
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
@@ -529,6 +533,11 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
             _ = tick.tick() => false,
         };
         if let Err(error) = housekeeping(&inner, &anchors, last).await {
+            if let EngineError::Store(StoreError::Damaged(_)) = error {
+                error!(%error, "nothing more is done with this store");
+                inner.store.distrust();
+                return;
+            }
             warn!(%error, "housekeeping failed; trying again");
         }
         if last {

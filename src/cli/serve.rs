@@ -135,6 +135,10 @@ impl From<StartError> for CliError {
             StartError::Store { source: StoreError::Locked(_), .. } => {
                 (Kind::Refused, "stop the other one first: two would each pay by their own books")
             }
+            StartError::Store { source: StoreError::Damaged(_), .. } => (
+                Kind::Mismatch,
+                "nothing was signed; `bursar store restore` puts a backup into a new store",
+            ),
             StartError::Store { .. } => (Kind::Unreachable, "check `store` in the configuration"),
             StartError::Agents(_) | StartError::Categories(_) | StartError::Read { .. } => {
                 (Kind::Usage, "correct the file and start again")

@@ -37,7 +37,9 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Any, AnyPool, Executor as _, Row as _, any::AnyPoolOptions};
+use sqlx::{
+    Any, AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, any::AnyPoolOptions,
+};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use uuid::Uuid;
 
@@ -66,14 +68,20 @@ pub(crate) use self::finding::{Claim, Finalized, InvoicePaid};
 
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: &str = "4";
+/// The setting that is there while a daemon has the store, or died with it.
+const SERVED: &str = "served";
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database answered with an error, or not at all.
     #[error("the store failed: {0}")]
-    Database(#[from] sqlx::Error),
-    /// The connection broke while it was being made durable: it may have happened or not.
+    Database(#[source] sqlx::Error),
+    /// What is on the disk is not what the database wrote: nothing in it can be believed.
+    #[error("the store is damaged: {0}; keep it as it is and restore a backup into a new one")]
+    Damaged(String),
+    /// It was being made durable when the connection broke or the disk failed: it may have happened
+    /// or not.
     #[error("it is not known whether the store kept it: {0}")]
     Unknown(#[source] sqlx::Error),
     /// Another daemon has the store.
@@ -145,6 +153,12 @@ impl StoreError {
         }
     }
 
+    /// Must the daemon end, because memory or file cannot be trusted any more?
+    #[must_use]
+    pub const fn is_the_end(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Damaged(_))
+    }
+
     /// Is it a constraint that another writer satisfied first?
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
@@ -162,10 +176,24 @@ fn is_rolled_back(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     let code = error.code().unwrap_or_default();
     // PostgreSQL names what it found wrong before it wrote the commit: a constraint (23), the
-    // transaction's own state (25), a rollback (40), no room (53). A shutdown (57P) can come between
-    // the commit and its answer. SQLite: busy, full. A failed sync may have left the commit in the log.
+    // transaction's own state (25), a rollback (40; but 40003 does not know), no room (53). A shutdown (57P) can come between
+    // the commit and its answer. SQLite: busy, full, a constraint. A failed sync may have left the commit in the log.
     let postgres = ["23", "25", "40", "53"].iter().any(|class| code.starts_with(class));
-    (code.len() == 5 && postgres) || is_sqlite(&code, &[5, 13])
+    (code.len() == 5 && postgres && code != "40003") || is_sqlite(&code, &[5, 13, 19])
+}
+
+/// Is what is on the disk not what the database wrote?
+fn is_damaged(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    let code = error.code().unwrap_or_default();
+    // PostgreSQL: data or index corrupted. SQLite: corrupt, no database.
+    ["XX001", "XX002"].contains(&&*code) || is_sqlite(&code, &[11, 26])
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_damaged(&error) { Self::Damaged(error.to_string()) } else { Self::Database(error) }
+    }
 }
 
 /// Reads a stored text into its type.
@@ -251,7 +279,48 @@ impl Store {
         })
     }
 
-    /// Waits until a commit's outcome is not known, or the store is not the one this daemon knew.
+    /// Looks through a SQLite file that a daemon left without saying so: what a crash tore is
+    /// mended by the database itself, and what it cannot mend is found here and not on the way.
+    /// Says that a daemon has it from now on. PostgreSQL looks after itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]; [`StoreError::Database`] where it cannot be written.
+    pub async fn take_over(&self) -> Result<(), StoreError> {
+        if !self.sqlite {
+            return Ok(());
+        }
+        if self.meta(SERVED).await?.is_some() {
+            let said = sqlx::query("PRAGMA quick_check(1)").fetch_one(&self.readers).await?;
+            let said: String = said.try_get(0)?;
+            if said != "ok" {
+                return Err(StoreError::Damaged(said));
+            }
+        }
+        let mut tx = self.begin().await?;
+        tx.set_meta(SERVED, "1").await?;
+        tx.commit().await
+    }
+
+    /// Says that the daemon has left in order; not where [`Store::in_doubt`] was answered.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next start looks the file through.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        if !self.sqlite || *self.doubt.borrow() {
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        sqlx::query("DELETE FROM meta WHERE key = $1").bind(SERVED).execute(&mut *tx.inner).await?;
+        tx.commit().await
+    }
+
+    /// Lets [`Store::in_doubt`] answer: the store was found damaged.
+    pub(crate) fn distrust(&self) {
+        self.doubt.send_replace(true);
+    }
+
+    /// Waits until a commit's outcome is not known, the store is not the one this daemon knew, or it
+    /// was found damaged.
     pub async fn in_doubt(&self) {
         let mut doubt = self.doubt.subscribe();
         // The sender lives as long as this store.
@@ -276,6 +345,12 @@ impl Store {
         let sqlite = url.starts_with("sqlite:");
         let url =
             if sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
+        if sqlite {
+            // A pool would try a file that cannot be opened again and again, and then not say why.
+            let mut first = AnyConnection::connect(&url).await?;
+            first.execute("PRAGMA journal_mode = WAL").await?;
+            first.close().await?;
+        }
         let pool = |connections: u32| {
             AnyPoolOptions::new()
                 .max_connections(connections)
@@ -348,6 +423,7 @@ impl Store {
                 let found: String = row.try_get(0)?;
                 if found == SCHEMA_VERSION { Ok(true) } else { Err(StoreError::Version { found }) }
             }
+            Err(error) if is_damaged(&error) => Err(error.into()),
             Ok(None) | Err(sqlx::Error::Database(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -413,8 +489,15 @@ impl Store {
             // Each statement sees what was committed before it: what comes after the turn sees all.
             "BEGIN ISOLATION LEVEL READ COMMITTED"
         };
+        #[cfg_attr(not(feature = "fault-injection"), expect(unused_mut, reason = "for a test"))]
+        let mut inner = self.writer.begin_with(begin).await?;
+        #[cfg(feature = "fault-injection")]
+        if let Some(pages) = crate::crash::pages().filter(|_| self.sqlite) {
+            let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+            inner.execute(limit).await?;
+        }
         Ok(Tx {
-            inner: self.writer.begin_with(begin).await?,
+            inner,
             balances: BTreeMap::new(),
             subscribers: Arc::clone(&self.subscribers),
             told: false,
@@ -463,8 +546,9 @@ impl Tx {
     /// Makes it durable.
     ///
     /// # Errors
-    /// [`StoreError::Unknown`] if the connection broke at the last step; of every other error,
-    /// nothing happened.
+    /// [`StoreError::Unknown`] if the connection broke at the last step, or the disk or the server
+    /// failed in it: what was written may be found by the next start. Of every other error, nothing
+    /// happened.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.write_balances().await?;
         self.write_words().await?;

@@ -1,6 +1,7 @@
 //! The real `bursar serve` as a process of its own.
 
 use std::{
+    ffi::OsString,
     fs::OpenOptions,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -8,6 +9,9 @@ use std::{
 };
 
 use super::wait_for;
+
+/// Variables beside those of the test.
+pub type Environment = Vec<(&'static str, OsString)>;
 
 /// A running daemon. Dropping it kills it.
 pub struct Daemon {
@@ -17,8 +21,8 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts one and waits until it answers.
-    pub async fn start(config: &Path, api: &str) -> Self {
-        let mut daemon = Self::spawn(config, None);
+    pub async fn start(config: &Path, api: &str, env: &Environment) -> Self {
+        let mut daemon = Self::spawn(config, env);
         if !daemon.answers(api).await {
             let status = daemon.child.wait().unwrap();
             panic!("the daemon ended with {status}:\n{}", daemon.tail());
@@ -26,14 +30,14 @@ impl Daemon {
         daemon
     }
 
-    /// Starts one that a fault befalls: see `src/crash.rs`. It may end before it answers.
-    pub async fn start_with(config: &Path, api: &str, fault: &str) -> Self {
-        let mut daemon = Self::spawn(config, Some(fault));
+    /// Starts one that may end before it answers.
+    pub async fn try_start(config: &Path, api: &str, env: &Environment) -> Self {
+        let mut daemon = Self::spawn(config, env);
         daemon.answers(api).await;
         daemon
     }
 
-    fn spawn(config: &Path, fault: Option<&str>) -> Self {
+    fn spawn(config: &Path, env: &Environment) -> Self {
         let log = config.with_extension("log");
         let out = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_bursar"))
@@ -43,7 +47,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
-            .envs(fault.map(|fault| ("BURSAR_FAULT", fault)))
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .spawn()
             .unwrap();
         Self { child, log }
@@ -94,6 +98,11 @@ impl Daemon {
     /// Has it ended by itself?
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it has ended by itself.

@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod daemon;
+mod line;
 mod official;
 mod oracle;
 mod postgres;
@@ -13,6 +14,7 @@ mod world;
 pub use chain::Chain;
 pub use chain::Transfer;
 pub use daemon::Daemon;
+pub use line::{Cut, Line};
 pub use official::Official;
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy};

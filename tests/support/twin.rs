@@ -36,7 +36,7 @@ impl Twin {
 
     pub async fn restart(&mut self) {
         assert!(self.daemon.is_none());
-        self.daemon = Some(Daemon::start(&self.config, &self.api).await);
+        self.daemon = Some(Daemon::start(&self.config, &self.api, &Vec::new()).await);
     }
 
     /// SIGKILL.

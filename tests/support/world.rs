@@ -30,7 +30,7 @@ use bursar::{
 use ed25519_dalek::SigningKey;
 use tempfile::TempDir;
 
-use super::{Chain, Daemon, Postgres, Proxy, tally::Tally, wait_for};
+use super::{Chain, Daemon, Postgres, Proxy, daemon::Environment, tally::Tally, wait_for};
 
 type Edit<T> = Box<dyn FnOnce(&mut T)>;
 
@@ -139,6 +139,8 @@ pub struct World {
     pub card: Manifest,
     /// The wallet's balance was set by hand: reconciliation is right to find that.
     pub(super) dealt: AtomicBool,
+    /// What the next daemon finds in its environment.
+    pub env: Environment,
     /// What its case counts.
     pub tally: Tally,
     // Fields drop in order: the chain goes after the daemon, its files last.
@@ -192,8 +194,17 @@ impl World {
         let tally = Tally::default();
         let postgres = (plan.store == Backend::Postgres).then(Postgres::start);
         let dealt = AtomicBool::new(false);
-        let world =
-            Self { daemon: None, chain, card, dealt, tally, postgres, _devnet: devnet, _dir: dir };
+        let world = Self {
+            daemon: None,
+            chain,
+            card,
+            dealt,
+            env: Vec::new(),
+            tally,
+            postgres,
+            _devnet: devnet,
+            _dir: dir,
+        };
         world.configure(|config| {
             config.chain.poll_ms = 40;
             config.submit.batch_wait_ms = 30;
@@ -252,14 +263,6 @@ impl World {
         self.daemon.as_ref().unwrap().pause(pause);
     }
 
-    /// Starts the daemon again if it has ended by itself.
-    pub async fn revive(&mut self) {
-        if self.daemon.as_mut().unwrap().has_ended() {
-            self.daemon = None;
-            self.restart().await;
-        }
-    }
-
     /// All that the daemon has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.card.config.with_extension("log")).unwrap_or_default()
@@ -268,7 +271,31 @@ impl World {
     /// Starts the daemon on what is there.
     pub async fn restart(&mut self) {
         assert!(self.daemon.is_none());
-        self.daemon = Some(Daemon::start(&self.card.config, &self.card.api).await);
+        let Manifest { config, api, .. } = &self.card;
+        self.daemon = Some(Daemon::start(config, api, &self.env).await);
+    }
+
+    /// The same on what it may refuse to start on: waits until it answers or has ended.
+    pub async fn try_restart(&mut self) {
+        assert!(self.daemon.is_none());
+        let Manifest { config, api, .. } = &self.card;
+        self.daemon = Some(Daemon::try_start(config, api, &self.env).await);
+    }
+
+    /// Starts a daemon that must refuse; its exit code and its last words.
+    pub async fn refuses_to_start(&mut self) -> (Option<i32>, String) {
+        self.try_restart().await;
+        let mut daemon = self.daemon.take().unwrap();
+        assert!(daemon.has_ended(), "it started: {}", daemon.tail());
+        (daemon.ended().await.code(), daemon.tail())
+    }
+
+    /// If the daemon has ended by itself, starts another one.
+    pub async fn revive(&mut self) {
+        if self.daemon.as_mut().is_some_and(Daemon::has_ended) {
+            self.died().await;
+            self.restart().await;
+        }
     }
 
     /// Serves in this process, by a clock that the test holds; `AgentClient::clock` and
@@ -280,9 +307,9 @@ impl World {
 
     /// Starts a daemon that a fault befalls: see `src/crash.rs`.
     pub async fn restart_with(&mut self, fault: &str) {
-        assert!(self.daemon.is_none());
-        let daemon = Daemon::start_with(&self.card.config, &self.card.api, fault).await;
-        self.daemon = Some(daemon);
+        self.env.push(("BURSAR_FAULT", fault.into()));
+        self.try_restart().await;
+        self.env.retain(|(name, _)| *name != "BURSAR_FAULT");
     }
 
     /// Waits until the daemon has died of its fault: by a signal, or with an exit code.
