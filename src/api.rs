@@ -7,6 +7,7 @@
 mod agent;
 mod caller;
 mod escrow;
+mod facilitator;
 mod frame;
 mod operator;
 mod problem;
@@ -107,6 +108,9 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(webhooks::enable))
         .routes(routes!(webhooks::test))
         .routes(routes!(webhooks::replay))
+        .routes(routes!(facilitator::supported))
+        .routes(routes!(facilitator::verify))
+        .routes(routes!(facilitator::settle))
         .routes(routes!(public::wallet))
         .routes(routes!(public::health))
         .routes(routes!(public::ready))
@@ -125,6 +129,7 @@ fn routes() -> OpenApiRouter<caller::Api> {
     tags(
         (name = "agent", description = "What an agent may ask. Nothing here changes a limit."),
         (name = "operator", description = "What operators see and sign."),
+        (name = "facilitator", description = "x402: settles payments of others, where it is enabled."),
         (name = "public", description = "Needs no signature."),
     ),
     modifiers(&Security),

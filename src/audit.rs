@@ -156,6 +156,12 @@ events! {
     EscrowRefunded = "escrow.refunded";
     /// Ended: nothing was delivered in time.
     EscrowExpired = "escrow.expired";
+    /// The facilitator has signed and stored a transaction that settles somebody's payment.
+    SettlementSigned = "settlement.signed";
+    /// It moved the money, at depth.
+    SettlementFinalized = "settlement.finalized";
+    /// It moved nothing.
+    SettlementFailed = "settlement.failed";
     /// A 402 was paid.
     X402Paid = "x402.paid";
     /// A seller asks for the same payment again and again.

@@ -49,6 +49,9 @@ pub struct Config {
     /// Deadlines of escrows.
     #[serde(default)]
     pub escrow: EscrowConfig,
+    /// Settling payments of others.
+    #[serde(default)]
+    pub facilitator: FacilitatorConfig,
     /// For how long what is superfluous is kept.
     #[serde(default)]
     pub retention: RetentionConfig,
@@ -276,6 +279,45 @@ impl Default for EscrowConfig {
     }
 }
 
+/// Settling x402 payments of others with this daemon's gas money. What this daemon sells itself is
+/// settled by the same rules, whether `enabled` or not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FacilitatorConfig {
+    /// Serve `/facilitator` on the daemon's address, to anybody who reaches it.
+    pub enabled: bool,
+    /// Who may be paid through `/facilitator`; anybody, if nobody is named.
+    pub payees: Vec<Address>,
+    /// Seconds that an answer waits for the chain before it is `settlement_pending`: 1 to 25.
+    pub wait_s: u64,
+    /// Blocks on top of a settlement's own, itself included, before it is told: 1 to 1,000. Sellers
+    /// serve then; what falls out of the chain later is sent again.
+    pub confirmations: u64,
+    /// Settlements on their way at a time: 1 to 1,000.
+    pub in_flight: usize,
+    /// Requests to `/facilitator` in one second: 1 to 100,000.
+    pub requests_per_second: u32,
+    /// Most gas that one settlement may take: 60,000 to 16,000,000.
+    pub gas_limit: u64,
+    /// Settlements of one payer that may fail on chain within an hour before it is refused: 1 to 1,000.
+    pub failures: u64,
+}
+
+impl Default for FacilitatorConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            payees: Vec::new(),
+            wait_s: 15,
+            confirmations: 1,
+            in_flight: 32,
+            requests_per_second: 100,
+            gas_limit: 600_000,
+            failures: 3,
+        }
+    }
+}
+
 /// For how long what is superfluous is kept. Payments with their idempotency keys, the ledger, the
 /// audit log, approvals and nonces are kept for ever.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -453,6 +495,25 @@ impl Config {
                 return Err(ConfigError::Value { key: "webhooks.endpoints.name", value, expected });
             }
         }
+        let facilitator = &self.facilitator;
+        range("facilitator.wait_s", facilitator.wait_s, 1, 25, "use 1 to 25")?;
+        range("facilitator.confirmations", facilitator.confirmations, 1, 1_000, "use 1 to 1000")?;
+        range("facilitator.in_flight", facilitator.in_flight as u64, 1, 1_000, "use 1 to 1000")?;
+        range(
+            "facilitator.requests_per_second",
+            facilitator.requests_per_second.into(),
+            1,
+            100_000,
+            "use 1 to 100000",
+        )?;
+        range(
+            "facilitator.gas_limit",
+            facilitator.gas_limit,
+            60_000,
+            16_000_000,
+            "use 60000 to 16000000",
+        )?;
+        range("facilitator.failures", facilitator.failures, 1, 1_000, "use 1 to 1000")?;
         let retention = &self.retention;
         for (key, days) in [
             ("retention.transactions_days", retention.transactions_days),

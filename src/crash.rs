@@ -21,6 +21,8 @@ pub(crate) enum Point {
     ApprovedCommitted,
     /// The same of an operator's change.
     ChangeCommitted,
+    /// The same of a payment that the facilitator settles.
+    SettlementCommitted,
     /// A node has the bytes; that is not durable.
     SendAnswered,
     /// A replacement is durable; nobody has it.
@@ -66,6 +68,7 @@ mod armed {
                 Self::AssignCommitted => "assign.committed",
                 Self::ApprovedCommitted => "approved.committed",
                 Self::ChangeCommitted => "change.committed",
+                Self::SettlementCommitted => "settlement.committed",
                 Self::SendAnswered => "send.answered",
                 Self::BumpCommitted => "bump.committed",
                 Self::BumpAnswered => "bump.answered",

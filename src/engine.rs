@@ -28,6 +28,7 @@ use crate::{
         self, ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView,
         act::Caller,
     },
+    facilitator::{self, Facilitator},
     fees::{self, Fees},
     governance, intake,
     keys::{KeyError, Keys},
@@ -159,6 +160,7 @@ pub(crate) struct Inner {
     pub domain: Eip712Domain,
     /// WorkEscrow, where this wallet has one.
     pub escrow: Option<escrow::Place>,
+    pub facilitator: facilitator::Desk,
     pub metrics: Metrics,
     pub flights: Flights,
     pub leases: Leases,
@@ -392,6 +394,12 @@ fn no_payment(id: PaymentId) -> Refusal {
 impl Engine {
     pub(crate) const fn new(inner: Arc<Inner>) -> Self {
         Self { inner }
+    }
+
+    /// Returns the facilitator: verifies and settles payments of others on this daemon's chain.
+    #[must_use]
+    pub fn facilitator(&self) -> Facilitator {
+        Facilitator::new(Arc::clone(&self.inner))
     }
 
     /// Finds the agent a request key belongs to: its name and its 32-byte Ed25519 public key.

@@ -853,7 +853,10 @@ pub(crate) async fn finished(
             Ok(false)
         }
         Manifest::Proposal { .. } | Manifest::Tighten { .. } => Ok(true),
-        Manifest::Batches(_) | Manifest::Approved { .. } | Manifest::Escrow { .. } => Ok(false),
+        Manifest::Batches(_)
+        | Manifest::Approved { .. }
+        | Manifest::Escrow { .. }
+        | Manifest::Settlement { .. } => Ok(false),
     }
 }
 

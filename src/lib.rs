@@ -19,6 +19,7 @@ pub mod devnet;
 pub mod doctor;
 pub mod engine;
 pub mod escrow;
+pub mod facilitator;
 pub mod fees;
 mod governance;
 mod intake;

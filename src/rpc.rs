@@ -614,6 +614,21 @@ impl Rpc {
         self.call_at("eth_call", json!([call, at.param()]), at).await
     }
 
+    /// Asks how much gas a call would take as a transaction of `from`.
+    ///
+    /// # Errors
+    /// [`RpcError`]; a revert is `Refused` with its data.
+    pub async fn estimate_gas(
+        &self,
+        from: Address,
+        to: Address,
+        data: &Bytes,
+        at: At,
+    ) -> Result<u64, RpcError> {
+        let call = json!([{ "from": from, "to": to, "data": data }, at.param()]);
+        Ok(self.call_at::<U64>("eth_estimateGas", call, at).await?.to())
+    }
+
     /// Calls one method about one block. A node that does not have that very block is left for the
     /// next: behind one address, too, there may be many.
     async fn call_at<T: DeserializeOwned>(

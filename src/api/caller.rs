@@ -15,6 +15,7 @@ use crate::{
     auth::{self, AuthError, idempotency_key},
     engine::{Accepted, Engine, NonceClaim},
     escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
+    facilitator::Facilitator,
     payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
     refusal::{Code, Refusal},
     view::{
@@ -22,6 +23,7 @@ use crate::{
         ProposeBody, ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder, WalletView,
         WebhookView,
     },
+    x402::FacilitatorRequest,
 };
 
 /// The routes' state. Its engine is private to this module.
@@ -489,5 +491,43 @@ impl Public {
 
     pub(super) fn metrics(self) -> String {
         self.engine.metrics()
+    }
+}
+
+/// Anybody, where the daemon settles payments of others.
+pub(super) struct Seller {
+    /// What the seller may ask.
+    pub(super) facilitator: Facilitator,
+    body: Bytes,
+}
+
+impl FromRequest<Api> for Seller {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refused> {
+        let facilitator = api.engine.facilitator();
+        if !facilitator.is_public() {
+            return Err(Refusal::new(Code::NotFound, "this daemon settles nobody's payments")
+                .hint("its operator can enable it: `[facilitator] enabled = true`")
+                .into());
+        }
+        if !facilitator.admits() {
+            let busy = Refusal::new(Code::Unavailable, "too many requests to the facilitator");
+            return Err(busy.retry_after(1).into());
+        }
+        let body = Arrived::read(request, api).await?.body;
+        Ok(Self { facilitator, body })
+    }
+}
+
+impl Seller {
+    /// Reads what is asked: JSON that is no such request is an answer of the protocol's, `None`; what
+    /// is no JSON is refused.
+    pub(super) fn request(&self) -> Result<Option<FacilitatorRequest>, Refusal> {
+        match serde_json::from_slice(&self.body) {
+            Ok(request) => Ok(Some(request)),
+            Err(error) if error.is_data() => Ok(None),
+            Err(error) => Err(Refusal::new(Code::InvalidRequest, format!("the body: {error}"))),
+        }
     }
 }

@@ -116,7 +116,12 @@ async fn signed(store: &Store) -> Result<Signed, StoreError> {
             Ok(Manifest::Approved { agent, nonce, .. }) => {
                 found.insert((agent, nonce), (id, None));
             }
-            Ok(Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. }) => {}
+            Ok(
+                Manifest::Proposal { .. }
+                | Manifest::Tighten { .. }
+                | Manifest::Escrow { .. }
+                | Manifest::Settlement { .. },
+            ) => {}
             Err(error) => return Err(StoreError::corrupt("tx.manifest", error)),
         }
     }

@@ -21,6 +21,7 @@ mod payment;
 mod prune;
 mod registry;
 mod settled;
+mod settlement;
 mod share;
 mod status;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub use self::{
     prune::Pruned,
     registry::AgentRow,
     settled::SettledPayment,
+    settlement::{SettlementKind, SettlementRow, SettlementState},
     share::Word,
     status::QueueRow,
     tx::{AttemptRow, OpenTx, TxKind, TxRow},

@@ -201,6 +201,28 @@ CREATE TABLE escrow_step (
 );
 CREATE INDEX escrow_step_by_escrow ON escrow_step (escrow_id, block, log_index);
 
+-- Payments of others that the facilitator carries to the chain; once each, so kept for ever.
+CREATE TABLE settlement (
+  id          TEXT PRIMARY KEY,
+  kind        TEXT NOT NULL,
+  payer       TEXT NOT NULL,
+  payee       TEXT NOT NULL,
+  asset       TEXT NOT NULL,
+  amount      TEXT NOT NULL,
+  nonce       TEXT NOT NULL,
+  origin      TEXT NOT NULL,
+  state       TEXT NOT NULL,
+  tx_id       TEXT NOT NULL,
+  tx_hash     TEXT NOT NULL,
+  since_block BIGINT NOT NULL,
+  failures    BIGINT NOT NULL,
+  detail      TEXT,
+  told        BIGINT NOT NULL,
+  created_ms  BIGINT NOT NULL,
+  updated_ms  BIGINT NOT NULL
+);
+CREATE INDEX settlement_failed ON settlement (origin, updated_ms) WHERE failures > 0;
+
 CREATE TABLE audit_entry (
   seq        BIGINT PRIMARY KEY,
   at_ms      BIGINT NOT NULL,

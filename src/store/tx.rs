@@ -25,10 +25,12 @@ pub enum TxKind {
     Opening,
     /// A step of an escrow, by the wallet or by WorkEscrow itself.
     Escrow,
+    /// A payment of others, by the facilitator.
+    Settlement,
 }
 
 impl TxKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Batch,
         Self::Approved,
         Self::Tighten,
@@ -36,6 +38,7 @@ impl TxKind {
         Self::Execute,
         Self::Opening,
         Self::Escrow,
+        Self::Settlement,
     ];
 
     /// Returns the stored name.
@@ -49,6 +52,7 @@ impl TxKind {
             Self::Execute => "execute",
             Self::Opening => "opening",
             Self::Escrow => "escrow",
+            Self::Settlement => "settlement",
         }
     }
 }
@@ -183,6 +187,30 @@ impl Store {
         // The two reads are not one snapshot: a transaction stored in between comes next time.
         open.retain(|entry| !entry.attempts.is_empty());
         Ok(open)
+    }
+}
+
+impl Store {
+    /// Reads the block that a transaction stands in, if any, and the hashes of its attempts, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn whereabouts(&self, id: &str) -> Result<(Option<u64>, Vec<B256>), StoreError> {
+        let rows = sqlx::query(
+            "SELECT t.block, a.hash FROM tx t CROSS JOIN attempt a
+             WHERE t.id = $1 AND a.tx_id = t.id ORDER BY a.created_ms",
+        )
+        .bind(id)
+        .fetch_all(&self.readers)
+        .await?;
+        let mut block = None;
+        let mut hashes = Vec::new();
+        for row in &rows {
+            block = row.try_get::<Option<i64>, _>(0)?;
+            hashes.push(parse("attempt.hash", &row.try_get::<String, _>(1)?)?);
+        }
+        Ok((block.map(|number| unsigned("tx.block", number)).transpose()?, hashes))
     }
 }
 

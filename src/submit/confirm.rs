@@ -29,7 +29,7 @@ use crate::{
     audit::{Draft, EventKind},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
-    escrow, governance,
+    escrow, facilitator, governance,
     money::Usdc,
     outcome::SendClass,
     payment::{Event, FundsMoved, State},
@@ -273,6 +273,7 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, &Head)>) -> Resul
         flight.at_ceiling = false;
         flight.last_sent = None;
     });
+    inner.facilitator.landed.notify_waiters();
     if at.is_none() {
         inner.signed.notify_one();
     }
@@ -347,6 +348,7 @@ async fn finish(
 
     let ready = governance::still_waits(inner, &manifest, mined.receipt).await?;
     let why = escrow::act::why(inner, open, &manifest, mined.receipt, block).await;
+    let settlement = facilitator::ended(inner, &manifest, mined.receipt, last).await?;
     crash::at(Point::FinishRead);
     let now_ms = inner.clock.now_ms();
     let mut store = inner.begin_as(open.tx.sender).await?;
@@ -391,8 +393,14 @@ async fn finish(
                     .await?;
             }
         }
-        // The contracts take an operator's call, or an escrow's step, once: it can be sent again.
-        (None, Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. }) => {
+        // The contracts take each of these once: it can be sent again.
+        (
+            None,
+            Manifest::Proposal { .. }
+            | Manifest::Tighten { .. }
+            | Manifest::Escrow { .. }
+            | Manifest::Settlement { .. },
+        ) => {
             let call = Outgoing {
                 kind: open.tx.kind,
                 target: open.tx.target,
@@ -400,13 +408,19 @@ async fn finish(
                 gas: open.tx.gas,
                 manifest: manifest.clone(),
             };
-            again = Some(prepare(inner, &mut store, open.tx.sender, call).await?);
+            let next = prepare(inner, &mut store, open.tx.sender, call).await?;
+            facilitator::moved(&mut store, &manifest, &next, now_ms).await?;
+            again = Some(next);
         }
         _ => {}
+    }
+    if let Some(ending) = settlement {
+        ending.write(&mut store, &open.tx, now_ms, &mut drafts).await?;
     }
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
     crash::at(Point::FinishCommitted);
+    inner.facilitator.landed.notify_waiters();
 
     if ended {
         inner.flights.remove(&open.tx);
@@ -540,7 +554,10 @@ async fn fates(
                 escrow: row.escrow,
             }]
         }
-        Manifest::Proposal { .. } | Manifest::Tighten { .. } | Manifest::Escrow { .. } => {
+        Manifest::Proposal { .. }
+        | Manifest::Tighten { .. }
+        | Manifest::Escrow { .. }
+        | Manifest::Settlement { .. } => {
             return Ok(fates);
         }
     };

@@ -49,6 +49,8 @@ pub(crate) enum Manifest {
     Tighten { change: Bytes, signer: Address },
     /// A step of an escrow, by its action's id.
     Escrow { action: String },
+    /// A payment of others, by its settlement's id.
+    Settlement { id: String },
 }
 
 /// One agent's batch in a `payBatch` call.
@@ -160,6 +162,11 @@ impl Flights {
             }
         }
         found
+    }
+
+    /// Counts the transactions of a kind.
+    pub(crate) fn count(&self, kind: TxKind) -> usize {
+        self.lock().values().filter(|flight| flight.open.tx.kind == kind).count()
     }
 
     /// Counts the transactions whose fees are at the ceiling, and too low.
