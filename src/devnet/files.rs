@@ -353,6 +353,10 @@ relayers = {relayers}
 in_flight = 4
 fee_ceiling_gwei = 500
 signature_ttl_s = 30
+
+# x402 payments of others are settled at {api}/facilitator
+[facilitator]
+enabled = true
 "#,
         api = manifest.api,
         rpc = manifest.rpc,

@@ -1,3 +1,4 @@
 //! HTTP 402, with official clients and servers.
 
+mod facilitator;
 mod official;

@@ -1,0 +1,577 @@
+//! The facilitator over HTTP: what it refuses, and that what it settles is settled once.
+
+use alloy::{
+    primitives::{Address, B256, Bytes, U256},
+    signers::{SignerSync as _, local::PrivateKeySigner},
+};
+use bursar::{
+    contract::token::token_domain,
+    store::Store,
+    x402::{
+        FacilitatorRequest, PaymentPayload, PaymentRequired, Reason, Requirements, SettleResponse,
+        Supported, Terms, VerifyResponse,
+        exact::{Authorization, Payload},
+    },
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::support::{Fault, Official, Plan, World, wait_for};
+
+/// A facilitator of others, as sellers see it.
+struct Desk<'a> {
+    world: &'a World,
+    http: reqwest::Client,
+}
+
+impl<'a> Desk<'a> {
+    fn of(world: &'a World) -> Self {
+        Self { world, http: reqwest::Client::new() }
+    }
+
+    fn url(&self) -> String {
+        format!("{}/facilitator", self.world.card.api)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, verb: &str, body: &impl serde::Serialize) -> T {
+        self.try_ask(verb, body).await.unwrap()
+    }
+
+    async fn try_ask<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, reqwest::Error> {
+        let request = self.http.post(format!("{}/{verb}", self.url())).json(body);
+        request.send().await?.error_for_status()?.json().await
+    }
+
+    async fn verify(&self, request: &FacilitatorRequest) -> VerifyResponse {
+        self.ask("verify", request).await
+    }
+
+    async fn settle(&self, request: &FacilitatorRequest) -> SettleResponse {
+        self.ask("settle", request).await
+    }
+
+    /// Is refused by both, and nothing is sent.
+    async fn refuses(&self, request: &Value, reason: &Reason, what: &str) {
+        let before = self.sent().await;
+        let verified: VerifyResponse = self.ask("verify", request).await;
+        assert!(!verified.is_valid, "{what}");
+        assert_eq!(verified.invalid_reason.as_ref(), Some(reason), "{what}: {verified:?}");
+        let settled: SettleResponse = self.ask("settle", request).await;
+        assert!(!settled.success, "{what}");
+        assert_eq!(settled.error_reason.as_ref(), Some(reason), "{what}: {settled:?}");
+        assert_eq!(self.sent().await, before, "{what}: something was sent");
+    }
+
+    /// Transactions of the relayers on chain.
+    async fn sent(&self) -> u64 {
+        let mut sum = 0;
+        for relayer in &self.world.card.relayers {
+            sum += self.world.chain.nonce(*relayer).await;
+        }
+        sum
+    }
+}
+
+fn now_s() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap()
+}
+
+fn offer(world: &World, payee: Address, units: u64) -> Requirements {
+    let terms = Terms {
+        chain_id: world.card.chain_id,
+        amount: U256::from(units),
+        asset: world.card.usdc,
+        pay_to: payee,
+        max_timeout_s: 60,
+    };
+    let extra = json!({ "name": "USDC", "version": "2", "mine": 1 });
+    Requirements::new("exact", &terms, extra.as_object().unwrap().clone()).unwrap()
+}
+
+/// What pays an offer; what is signed can be edited before.
+fn signed(
+    payer: &PrivateKeySigner,
+    from: Address,
+    offer: &Requirements,
+    edit: impl FnOnce(&mut Authorization),
+) -> Payload {
+    let terms = offer.terms().unwrap();
+    let mut authorization = Authorization {
+        from,
+        to: terms.pay_to,
+        value: terms.amount,
+        valid_after: U256::ZERO,
+        valid_before: U256::from(now_s() + 300),
+        nonce: B256::new(rand::random()),
+    };
+    edit(&mut authorization);
+    let digest = authorization.digest(&token_domain("USDC", "2", terms.chain_id, terms.asset));
+    let signature = payer.sign_hash_sync(&digest).unwrap().as_bytes().into();
+    Payload { signature, authorization }
+}
+
+fn fields(value: &impl serde::Serialize) -> Map<String, Value> {
+    serde_json::to_value(value).unwrap().as_object().unwrap().clone()
+}
+
+/// The seller's request of version 2.
+fn request(offer: &Requirements, payload: &Payload) -> FacilitatorRequest {
+    let offered = PaymentRequired {
+        x402_version: 2,
+        error: None,
+        resource: None,
+        accepts: vec![offer.clone()],
+        extensions: None,
+    };
+    FacilitatorRequest {
+        x402_version: Some(2),
+        payment_payload: PaymentPayload::v2(&offered, offer, fields(payload)),
+        payment_requirements: offer.clone(),
+    }
+}
+
+/// The same of version 1, on the one chain of ours that it has a name for.
+fn request_v1(offer: &Requirements, payload: &Payload) -> FacilitatorRequest {
+    let mut fields_v1 = fields(offer);
+    let amount = fields_v1.remove("amount").unwrap();
+    fields_v1.insert("maxAmountRequired".into(), amount);
+    fields_v1.insert("network".into(), json!("base-sepolia"));
+    let offer = Requirements::from_fields(fields_v1).unwrap();
+    FacilitatorRequest {
+        x402_version: Some(1),
+        payment_payload: PaymentPayload::v1(&offer, fields(payload)),
+        payment_requirements: offer,
+    }
+}
+
+/// A payer with 1 USDC.
+async fn payer(world: &World) -> PrivateKeySigner {
+    let key = PrivateKeySigner::random();
+    world.chain.give(key.address(), 1_000_000).await;
+    key
+}
+
+/// Waits until the wallet's tables say so of every settlement.
+async fn all_are(world: &World, state: &str) {
+    let pool = world.tables().await;
+    wait_for(&format!("settlements that are {state}"), async || {
+        let left = sqlx::query("SELECT id FROM settlement WHERE state <> $1")
+            .bind(state)
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+        left.is_empty().then_some(())
+    })
+    .await;
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_payment_is_settled_once_in_both_versions() {
+    let world = Plan::new().twin().start().await;
+    let desk = Desk::of(&world);
+    let supported: Supported =
+        reqwest::get(format!("{}/supported", desk.url())).await.unwrap().json().await.unwrap();
+    let kinds: Vec<_> = supported
+        .kinds
+        .iter()
+        .map(|kind| (kind.x402_version, kind.scheme.as_str(), kind.network.as_str()))
+        .collect();
+    assert_eq!(kinds, [(2, "exact", "eip155:84532"), (1, "exact", "base-sepolia")]);
+    let senders: Vec<Address> =
+        supported.signers["eip155:*"].iter().map(|text| text.parse().unwrap()).collect();
+    assert_eq!(senders, world.card.relayers);
+
+    let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
+    let offer = offer(&world, payee, 10_000);
+    let mut due = 0;
+    for version in [2, 1] {
+        let payload = signed(&key, key.address(), &offer, |_| ());
+        let request =
+            if version == 2 { request(&offer, &payload) } else { request_v1(&offer, &payload) };
+        let verified = desk.verify(&request).await;
+        assert!(verified.is_valid, "{verified:?}");
+        assert_eq!(verified.payer, Some(key.address().to_string()));
+        let sent = desk.sent().await;
+        let settled = desk.settle(&request).await;
+        assert!(settled.success, "{settled:?}");
+        assert_eq!(settled.network, request.payment_requirements.network());
+        due += 10_000;
+        assert_eq!(world.chain.usdc_of(payee).await, due);
+        // The same payment again finds the same transaction; a seller that asks first hears so.
+        assert_eq!(desk.settle(&request).await, settled);
+        let verified = desk.verify(&request).await;
+        let used = if version == 2 { Reason::NonceUsed } else { Reason::InvalidTransactionState };
+        assert_eq!(verified.invalid_reason, Some(used));
+        assert_eq!((world.chain.usdc_of(payee).await, desk.sent().await), (due, sent + 1));
+    }
+    assert_eq!(world.chain.usdc_of(key.address()).await, 1_000_000 - due);
+
+    // Many at once, some of them the same.
+    let offer = self::offer(&world, payee, 1_000);
+    let payments: Vec<_> =
+        (0..4).map(|_| request(&offer, &signed(&key, key.address(), &offer, |_| ()))).collect();
+    let before = desk.sent().await;
+    let all = payments.iter().chain(&payments).map(|payment| desk.settle(payment));
+    let answers = futures_util::future::join_all(all).await;
+    assert!(answers.iter().all(|answer| answer.success), "{answers:?}");
+    for (first, second) in answers.iter().zip(&answers[4..]) {
+        assert_eq!(first.transaction, second.transaction);
+    }
+    assert_eq!(world.chain.usdc_of(payee).await, due + 4_000);
+    assert_eq!(desk.sent().await, before + 4);
+    all_are(&world, "settled").await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn what_is_not_as_it_should_be_is_refused_and_costs_nothing() {
+    let world = Plan::new().start().await;
+    let desk = Desk::of(&world);
+    let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
+    let offer = offer(&world, payee, 10_000);
+    let good = |edit: &dyn Fn(&mut Authorization)| {
+        let payload = signed(&key, key.address(), &offer, |signed| edit(signed));
+        serde_json::to_value(request(&offer, &payload)).unwrap()
+    };
+    let plain = good(&|_| ());
+    let with = |pointer: &str, value: Value| {
+        let mut request = plain.clone();
+        *request.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
+        request
+    };
+    // Of both the offer and what was accepted.
+    let offered = |key: &str, value: Value| {
+        let mut request = plain.clone();
+        request["paymentRequirements"][key] = value.clone();
+        request["paymentPayload"]["accepted"][key] = value;
+        request
+    };
+    let other = PrivateKeySigner::random().address();
+    let poor = PrivateKeySigner::random();
+    let poor = request(&offer, &signed(&poor, poor.address(), &offer, |_| ()));
+    let stranger =
+        request(&offer, &signed(&PrivateKeySigner::random(), key.address(), &offer, |_| ()));
+    let undeployed = format!("0x{}{}", "00".repeat(65), "6492".repeat(16));
+    let huge = U256::MAX;
+    for (request, reason, what) in [
+        (good(&|signed| signed.to = other), Reason::RecipientMismatch, "another payee"),
+        (good(&|signed| signed.value = U256::from(9_999)), Reason::ValueMismatch, "less"),
+        (good(&|signed| signed.value = U256::from(10_001)), Reason::ValueMismatch, "more"),
+        (
+            good(&|signed| signed.valid_before = U256::from(now_s() + 3)),
+            Reason::ValidBefore,
+            "nearly expired",
+        ),
+        (good(&|signed| signed.valid_before = U256::ZERO), Reason::ValidBefore, "expired"),
+        (good(&|signed| signed.valid_after = huge), Reason::ValidAfter, "not yet valid"),
+        (serde_json::to_value(&stranger).unwrap(), Reason::InvalidSignature, "a stranger's"),
+        (
+            with("/paymentPayload/payload/authorization/nonce", json!(B256::new(rand::random()))),
+            Reason::InvalidSignature,
+            "another nonce than signed",
+        ),
+        (
+            with("/paymentPayload/payload/signature", json!("0x")),
+            Reason::InvalidSignature,
+            "no signature",
+        ),
+        (
+            with("/paymentPayload/payload/signature", json!(undeployed)),
+            Reason::UndeployedWallet,
+            "a wallet that is not there",
+        ),
+        (serde_json::to_value(&poor).unwrap(), Reason::InsufficientFunds, "no money"),
+        (offered("network", json!("eip155:1")), Reason::InvalidNetwork, "another chain"),
+        (
+            with("/paymentPayload/accepted/network", json!("eip155:1")),
+            Reason::InvalidNetwork,
+            "accepted on another chain",
+        ),
+        (offered("network", json!("solana:x")), Reason::InvalidNetwork, "no chain of ours"),
+        (offered("scheme", json!("upto")), Reason::UnsupportedScheme, "another scheme"),
+        (
+            with("/paymentPayload/accepted/scheme", json!("upto")),
+            Reason::InvalidScheme,
+            "accepted by another scheme",
+        ),
+        (offered("asset", json!(other.to_string())), Reason::InvalidRequirements, "another token"),
+        (offered("amount", json!("1e4")), Reason::InvalidRequirements, "no amount"),
+        (
+            offered("extra", json!({ "name": "USD Coin", "version": "2" })),
+            Reason::InvalidRequirements,
+            "the name of another token",
+        ),
+        (offered("extra", json!({})), Reason::InvalidRequirements, "no name of the token"),
+        (
+            offered("extra", json!({ "assetTransferMethod": "permit2" })),
+            Reason::UnsupportedScheme,
+            "permit2",
+        ),
+        (with("/paymentPayload/x402Version", json!(3)), Reason::InvalidVersion, "version 3"),
+        (with("/x402Version", json!(1)), Reason::InvalidVersion, "two versions"),
+        (
+            with("/paymentPayload/payload/authorization/value", json!(10_000)),
+            Reason::InvalidPayload,
+            "a number for an amount",
+        ),
+        (with("/paymentPayload/payload", json!({})), Reason::InvalidPayload, "no payload"),
+        (json!({ "paymentPayload": 1 }), Reason::InvalidPayload, "no request"),
+        (json!([]), Reason::InvalidPayload, "a list"),
+    ] {
+        desk.refuses(&request, &reason, what).await;
+    }
+    for body in ["", "{", "paymentPayload"] {
+        for verb in ["verify", "settle"] {
+            let url = format!("{}/{verb}", desk.url());
+            let answer = desk.http.post(url).body(body).send().await.unwrap();
+            assert_eq!(answer.status(), 400, "{body}");
+        }
+    }
+    let long = desk.http.post(format!("{}/verify", desk.url())).body(" ".repeat(100_000));
+    assert_eq!(long.send().await.unwrap().status(), 413);
+
+    // Cancelled by its payer, or submitted by somebody else: the token's word counts.
+    let payload = signed(&key, key.address(), &offer, |_| ());
+    let call = payload.authorization.message().call(&payload.signature);
+    let theirs = world.chain.send_from(world.card.deployer, world.card.usdc, call).await;
+    let taken = request(&offer, &payload);
+    wait_for("the daemon's look at that block", async || {
+        let verified = desk.verify(&taken).await;
+        (verified.invalid_reason == Some(Reason::NonceUsed)).then_some(())
+    })
+    .await;
+    let before = desk.sent().await;
+    let settled = desk.settle(&taken).await;
+    assert!(settled.success, "{settled:?}");
+    assert_eq!(settled.transaction, theirs.to_string());
+    // The same nonce for another payee was not paid by that.
+    let nonce = payload.authorization.nonce;
+    let elsewhere = self::offer(&world, other, 10_000);
+    let payload = signed(&key, key.address(), &elsewhere, |signed| signed.nonce = nonce);
+    let twice = serde_json::to_value(request(&elsewhere, &payload)).unwrap();
+    desk.refuses(&twice, &Reason::NonceUsed, "a nonce that paid somebody else").await;
+    assert_eq!((world.chain.usdc_of(other).await, desk.sent().await), (0, before));
+
+    // Only for those it is there for.
+    let payees = vec![other];
+    let mut world = world;
+    world.stop().await;
+    world.configure(|config| config.facilitator.payees = payees);
+    world.restart().await;
+    let desk = Desk::of(&world);
+    let fresh = request(&offer, &signed(&key, key.address(), &offer, |_| ()));
+    desk.refuses(
+        &serde_json::to_value(&fresh).unwrap(),
+        &Reason::InvalidRequirements,
+        "not one of the payees",
+    )
+    .await;
+    world.stop().await;
+    world.configure(|config| config.facilitator.enabled = false);
+    world.restart().await;
+    let answer = reqwest::get(format!("{}/supported", Desk::of(&world).url())).await.unwrap();
+    assert_eq!(answer.status(), 404);
+    world.judge().await;
+}
+
+/// A wallet that takes the one digest in its slot 0, by any signature.
+const BOOKED: &str = "0x7f1626ba7e000000000000000000000000000000000000000000000000000000006004355f5414025f5260205ff3";
+/// One that never comes to an end.
+const ENDLESS: &str = "0x5b5f56";
+
+#[tokio::test]
+async fn a_contract_pays_by_its_own_word_and_wastes_little_gas() {
+    let world = Plan::new().start().await;
+    let desk = Desk::of(&world);
+    let (wallet, payee) = (Address::new(rand::random()), PrivateKeySigner::random().address());
+    world.chain.give(wallet, 1_000_000).await;
+    world.chain.rpc("anvil_setCode", json!([wallet, BOOKED])).await;
+    let slot = async |value: B256| {
+        world.chain.rpc("anvil_setStorageAt", json!([wallet, B256::ZERO, value])).await;
+    };
+    let offer = offer(&world, payee, 10_000);
+    let domain = token_domain("USDC", "2", world.card.chain_id, world.card.usdc);
+    let book = |signature: Bytes| {
+        let mut payload = signed(&PrivateKeySigner::random(), wallet, &offer, |_| ());
+        payload.signature = signature;
+        (payload.authorization.digest(&domain), request(&offer, &payload))
+    };
+    // Signatures of 32, 65 and 224 bytes go through either overload.
+    for (n, length) in [32, 65, 224].into_iter().enumerate() {
+        let (digest, request) = book(vec![7; length].into());
+        let unbooked = serde_json::to_value(&request).unwrap();
+        desk.refuses(&unbooked, &Reason::InvalidSignature, "not booked").await;
+        slot(digest).await;
+        assert!(desk.verify(&request).await.is_valid);
+        let settled = desk.settle(&request).await;
+        assert!(settled.success, "{settled:?}");
+        assert_eq!(world.chain.usdc_of(payee).await, 10_000 * (n as u64 + 1));
+    }
+
+    // No account's signature stands in for a contract's, and none is waited for without end.
+    let key = PrivateKeySigner::random();
+    world.chain.give(key.address(), 1_000_000).await;
+    world.chain.rpc("anvil_setCode", json!([key.address(), ENDLESS])).await;
+    let endless = request(&offer, &signed(&key, key.address(), &offer, |_| ()));
+    let endless = serde_json::to_value(&endless).unwrap();
+    desk.refuses(&endless, &Reason::InvalidSignature, "a wallet without end").await;
+
+    // One that changes its mind between the look and the block costs gas three times an hour.
+    for n in 1..=3 {
+        let (digest, request) = book(vec![n; 32].into());
+        slot(digest).await;
+        world.chain.rpc("anvil_setIntervalMining", json!([0])).await;
+        world.chain.automine(false).await;
+        let sent = desk.sent().await;
+        let settling = desk.settle(&request);
+        let fickle = async {
+            wait_for("the transaction in the pool", async || {
+                let pool = world.chain.pool_of(&world.card.relayers).await;
+                (!pool.is_empty()).then_some(())
+            })
+            .await;
+            slot(B256::ZERO).await;
+            world.chain.mine().await;
+        };
+        let (settled, ()) = tokio::join!(settling, fickle);
+        assert!(!settled.success && !settled.is_pending(), "{settled:?}");
+        assert_eq!(settled.error_reason, Some(Reason::InvalidTransactionState));
+        assert_eq!(desk.sent().await, sent + 1);
+    }
+    let (digest, fourth) = book(vec![9; 32].into());
+    slot(digest).await;
+    let sent = desk.sent().await;
+    let refused = desk.settle(&fourth).await;
+    assert_eq!(refused.error_reason, Some(Reason::InvalidTransactionState), "{refused:?}");
+    assert_eq!(desk.sent().await, sent);
+    assert_eq!(world.chain.usdc_of(payee).await, 30_000);
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn what_is_not_known_yet_is_pending_and_never_sent_twice() {
+    let plan = Plan::new().automine();
+    let (mut world, proxy) = plan.behind_a_proxy().await;
+    world.stop().await;
+    world.configure(|config| config.facilitator.wait_s = 1);
+    world.restart().await;
+    let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
+    let offer = offer(&world, payee, 10_000);
+    let payment = || request(&offer, &signed(&key, key.address(), &offer, |_| ()));
+
+    // Sent, and in no block.
+    world.chain.automine(false).await;
+    let slow = payment();
+    let pending = Desk::of(&world).settle(&slow).await;
+    assert!(pending.is_pending(), "{pending:?}");
+    assert_eq!(Desk::of(&world).settle(&slow).await, pending, "the same transaction");
+    assert!(Desk::of(&world).verify(&slow).await.is_valid, "a buyer may bring it again");
+    // Killed meanwhile: the next one knows.
+    world.kill();
+    world.restart().await;
+    assert_eq!(Desk::of(&world).settle(&slow).await, pending);
+    world.chain.mine().await;
+    let settled = wait_for("the settlement", async || {
+        let answer = Desk::of(&world).settle(&slow).await;
+        assert!(answer.success || answer.is_pending(), "{answer:?}");
+        answer.success.then_some(answer)
+    })
+    .await;
+    assert_eq!(settled.transaction, pending.transaction);
+    assert_eq!(world.chain.usdc_of(payee).await, 10_000);
+
+    // The node takes it and does not say so.
+    world.chain.automine(true).await;
+    proxy.on("eth_sendRawTransaction", 2, Fault::Unanswered);
+    let lost = payment();
+    let settled = wait_for("the settlement", async || {
+        let answer = Desk::of(&world).settle(&lost).await;
+        assert!(answer.success || answer.is_pending(), "{answer:?}");
+        answer.success.then_some(answer)
+    })
+    .await;
+    assert_eq!(world.chain.usdc_of(payee).await, 20_000);
+    assert_eq!(Desk::of(&world).settle(&lost).await, settled);
+
+    // The node is away: nobody is told anything but that.
+    let unheard = payment();
+    proxy.cut();
+    let answer = Desk::of(&world).settle(&unheard).await;
+    assert_eq!(answer.error_reason, Some(Reason::UnexpectedSettleError), "{answer:?}");
+    let answer = Desk::of(&world).verify(&unheard).await;
+    assert_eq!(answer.invalid_reason, Some(Reason::UnexpectedVerifyError));
+    proxy.mend();
+    assert_eq!(world.chain.usdc_of(payee).await, 20_000);
+    all_are(&world, "settled").await;
+    world.judge().await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+async fn dead_around_a_settlement_it_is_settled_once() {
+    // Told in its first block, final in the second.
+    let plan = Plan::new().config(|config| config.chain.confirmations = 2);
+    let mut world = plan.without_daemon().await;
+    let payee = PrivateKeySigner::random().address();
+    let key = payer(&world).await;
+    let offer = offer(&world, payee, 10_000);
+    let places = ["settlement.committed", "send.answered", "place.committed", "finish.committed"];
+    for (n, place) in (1..).zip(places) {
+        let payment = request(&offer, &signed(&key, key.address(), &offer, |_| ()));
+        world.restart_with(place).await;
+        // It dies before it answers, or just after.
+        let _ = Desk::of(&world).try_ask::<SettleResponse>("settle", &payment).await;
+        assert_eq!(world.died().await, None, "by a signal");
+        let store = Store::open(&world.database()).await.unwrap();
+        let nonce: B256 = serde_json::from_value(
+            payment.payment_payload.payload["authorization"]["nonce"].clone(),
+        )
+        .unwrap();
+        let terms = offer.terms().unwrap();
+        let id = format!("eip3009:{}:{}:{}:{nonce}", terms.chain_id, terms.asset, key.address());
+        let stored = store.settlement(&id).await.unwrap().unwrap().tx_hash;
+        store.close().await;
+        world.restart().await;
+        let settled = Desk::of(&world).settle(&payment).await;
+        assert!(settled.success, "{place}: {settled:?}");
+        assert_eq!(settled.transaction, stored.to_string(), "{place}: the stored bytes");
+        assert_eq!(world.chain.usdc_of(payee).await, 10_000 * n, "{place}");
+        world.stop().await;
+    }
+    world.restart().await;
+    all_are(&world, "settled").await;
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn official_sellers_settle_here() {
+    let world = Plan::new().start().await;
+    let (payee, facilitator) =
+        (PrivateKeySigner::random().address(), json!({ "facilitator": Desk::of(&world).url() }));
+    let (buyer, express, hono) = tokio::join!(
+        Official::buyer(&world, "x402"),
+        Official::seller(&world, "express", payee, 10_000, facilitator.clone()),
+        Official::seller(&world, "hono", payee, 20_000, facilitator.clone()),
+    );
+    let mut due = 0;
+    for (seller, price) in [(&express, 10_000), (&hono, 20_000)] {
+        let answer = buyer.ask(json!({ "url": seller.url() })).await;
+        assert_eq!(answer["status"], 200, "{answer}");
+        due += price;
+        assert_eq!(world.chain.usdc_of(payee).await, due);
+        // The very same payment again is not served, and not charged.
+        let again = buyer.ask(json!({ "again": true })).await;
+        assert_eq!(again["status"], 402, "{again}");
+        let seen = seller.ask(json!({})).await;
+        assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
+    }
+    assert_eq!(world.chain.usdc_of(payee).await, due);
+    let sent = Desk::of(&world).sent().await;
+    assert_eq!(sent, 2);
+    world.judge().await;
+}
