@@ -62,6 +62,7 @@ impl Declined {
         warn!(%error, "a payment could not be looked at");
         let why = match error {
             EngineError::Rpc(_) => "the chain cannot be reached; nothing was sent",
+            EngineError::NotOurs(_) => "another daemon has the relayers; nothing was sent",
             _ => "a fault of the facilitator; nothing was sent",
         };
         Self::new(Reason::UnexpectedVerifyError, why)

@@ -125,7 +125,7 @@ async fn store_and_send(
         gas: checked.gas,
         manifest: Manifest::Settlement { id: job.id.clone() },
     };
-    let mut store = inner.store.begin().await?;
+    let mut store = inner.begin_as(checked.sender).await?;
     let open = prepare(inner, &mut store, checked.sender, call).await?;
     let row = SettlementRow {
         id: job.id.clone(),
