@@ -58,8 +58,16 @@ fn an_agent_can_only_ask() {
         "POST /v1/payments/simulate",
     ];
     assert_eq!(of("agent"), agent.map(String::from).into());
-    let public =
-        ["GET /healthz", "GET /metrics", "GET /openapi.json", "GET /readyz", "GET /v1/wallet"];
+    let public = [
+        "GET /facilitator/supported",
+        "GET /healthz",
+        "GET /metrics",
+        "GET /openapi.json",
+        "GET /readyz",
+        "GET /v1/wallet",
+        "POST /facilitator/settle",
+        "POST /facilitator/verify",
+    ];
     assert_eq!(of(""), public.map(String::from).into());
     for (method, path, scheme) in operations() {
         assert_eq!(path.starts_with("/v1/operator/"), scheme == "operator", "{method} {path}");
