@@ -103,7 +103,8 @@ contract Erc3009CollectorTest is ChannelStage {
     function test_malformed_data() public {
         ChannelConfig memory c = config();
         bytes memory data = _data(c, AMOUNT, 1);
-        for (uint256 length; // its last 31 bytes are padding length < 5 * 32 + 65; length += 28) {
+        // The last 31 bytes are padding, which nobody needs.
+        for (uint256 length; length < 5 * 32 + 65; length += 28) {
             bytes memory torn = new bytes(length);
             for (uint256 i; i < length; ++i) {
                 torn[i] = data[i];
