@@ -262,6 +262,7 @@ pub(crate) async fn wake(
     let store = store.telling(notify::subscribers(&config.webhooks));
     store.take_over().await.map_err(cannot)?;
     check_chain(&config, &rpc).await?;
+    let has_hub = !rpc.code(contract::hub::HUB).await?.is_empty();
     let escrow = escrow::of_wallet(&rpc, config.chain.wallet).await?;
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
     let mut book = Book::new(
@@ -283,7 +284,7 @@ pub(crate) async fn wake(
         keys,
         domain,
         escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
-        facilitator: facilitator::Desk::default(),
+        facilitator: facilitator::Desk::new(has_hub),
         metrics: Metrics::default(),
         flights: Flights::default(),
         leases: Leases::default(),

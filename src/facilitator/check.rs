@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Declined,
-    read::{Job, Leave},
+    read::{Job, Leave, Signed},
     used,
 };
 use crate::{
@@ -37,11 +37,10 @@ pub(super) struct Checked {
 /// Looks whether a payment would be settled by a transaction sent now.
 pub(super) async fn now(inner: &Inner, job: &Job) -> Result<Checked, Declined> {
     let at = inner.newest();
-    let code = inner.rpc.code(origin_code(job)).await?;
     match &job.leave {
-        Leave::Signed { payload, digest, separator } => {
-            in_time(inner, &payload.authorization)?;
-            if separator != token_separator(inner).await? {
+        Leave::Signed(signed) => {
+            in_time(inner, signed)?;
+            if signed.separator != *token_separator(inner).await? {
                 let why = "the offer's extra has another name or version than the token";
                 return Err(Declined::new(Reason::InvalidRequirements, why));
             }
@@ -49,28 +48,24 @@ pub(super) async fn now(inner: &Inner, job: &Job) -> Result<Checked, Declined> {
             if is_used {
                 return Err(used("its nonce was used or cancelled before"));
             }
-            is_signed(inner, job, &payload.signature, *digest, code.is_empty(), at).await?;
+            is_signed(inner, job.payer, signed, at).await?;
             has(held, job)?;
         }
         Leave::Delegated => {
-            if code.is_empty() {
+            if inner.rpc.code(job.target).await?.is_empty() {
                 let why = format!("there is no contract at {}", job.target);
                 return Err(Declined::new(Reason::InvalidPayload, why));
             }
             let (held, _) = token_says(inner, job, at).await?;
             has(held, job)?;
         }
+        Leave::Hub => {}
     }
     simulated(inner, job, at).await
 }
 
-/// The account whose code decides.
-const fn origin_code(job: &Job) -> Address {
-    job.origin()
-}
-
 /// Is it good now, and for a while?
-fn in_time(inner: &Inner, signed: &exact::Authorization) -> Result<(), Declined> {
+fn in_time(inner: &Inner, signed: &Signed) -> Result<(), Declined> {
     let now_s = inner.now_s();
     if signed.valid_before < U256::from(now_s.saturating_add(MARGIN_S)) {
         return Err(Declined::new(
@@ -124,21 +119,15 @@ fn has(held: U256, job: &Job) -> Result<(), Declined> {
 
 /// Is it the payer's signature, as the token will see it? A contract is asked, an account's is
 /// recovered; never one in place of the other.
-async fn is_signed(
-    inner: &Inner,
-    job: &Job,
-    signature: &Bytes,
-    digest: B256,
-    is_account: bool,
-    at: At,
-) -> Result<(), Declined> {
-    let is_good = if is_account {
-        exact::recover(digest, signature) == Some(job.payer)
+async fn is_signed(inner: &Inner, payer: Address, signed: &Signed, at: At) -> Result<(), Declined> {
+    let (digest, signature) = (signed.digest, &signed.signature);
+    let is_good = if inner.rpc.code(payer).await?.is_empty() {
+        exact::recover(digest, signature) == Some(payer)
     } else {
         let call = IERC1271::isValidSignatureCall { hash: digest, signature: signature.clone() };
         let data = Bytes::from(call.abi_encode());
         let gas = format!("{:#x}", inner.config.facilitator.gas_limit);
-        let call = json!({ "to": job.payer, "data": data, "gas": gas });
+        let call = json!({ "to": payer, "data": data, "gas": gas });
         match inner.rpc.eth_calls(vec![call], at).await {
             Ok(answers) => {
                 let word = answers.first().and_then(|word| B256::abi_decode(word).ok());
@@ -163,12 +152,12 @@ async fn simulated(inner: &Inner, job: &Job, at: At) -> Result<Checked, Declined
     // A delegation may name who redeems it.
     let others = match job.leave {
         Leave::Delegated => own,
-        Leave::Signed { .. } => Vec::new(),
+        Leave::Signed(_) | Leave::Hub => Vec::new(),
     };
     let mut refused = "there is no relayer".to_owned();
     for sender in picked.chain(others) {
         match inner.rpc.estimate_gas(sender, job.target, &job.calldata, at).await {
-            Ok(gas) if gas > inner.config.facilitator.gas_limit => {
+            Ok(gas) if gas > job.gas_limit => {
                 let why = format!("it would take {gas} gas, which is out of proportion");
                 return Err(Declined::new(Reason::InvalidTransactionState, why));
             }

@@ -5,6 +5,7 @@
 //! keyed by what makes it the same one, with its signed transaction, before anything is sent; who asks
 //! again waits for the same transaction; and what is not known yet is called `settlement_pending`.
 
+mod batch;
 mod check;
 mod read;
 mod settle;
@@ -15,11 +16,10 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, OnceCell};
 use tracing::warn;
 
-use self::read::Job;
 pub(crate) use self::settle::{ended, moved};
 use crate::{
     engine::{EngineError, Inner},
@@ -31,14 +31,23 @@ use crate::{
 };
 
 /// What the facilitator keeps in memory, beside the store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Desk {
+    /// The chain has x402's channels where everybody looks for them.
+    has_hub: bool,
     /// A transaction has a block, lost it, or is final.
     pub landed: Notify,
     /// The token's EIP-712 domain, as the token computes it.
     separator: OnceCell<B256>,
     /// Requests in this second: unix seconds, and how many.
     seen: Mutex<(u64, u32)>,
+}
+
+impl Desk {
+    /// `has_hub`: there is code at [`crate::contract::hub::HUB`].
+    pub(crate) fn new(has_hub: bool) -> Self {
+        Self { has_hub, landed: Notify::new(), separator: OnceCell::new(), seen: Mutex::default() }
+    }
 }
 
 /// Why a payment is not taken, or not settled (yet).
@@ -89,8 +98,8 @@ impl<E: Into<EngineError>> From<E> for Declined {
 
 /// Verifies and settles x402 payments, versions 2 and 1. Cheap to clone.
 ///
-/// `exact` by EIP-3009 from accounts and from contracts (ERC-1271), and by ERC-7710; in USDC, on the
-/// daemon's chain.
+/// `exact` by EIP-3009 from accounts and from contracts (ERC-1271), and by ERC-7710; of
+/// `batch-settlement` deposits by EIP-3009, claims, payouts and refunds; in USDC, on the daemon's chain.
 #[derive(Clone)]
 pub struct Facilitator {
     inner: Arc<Inner>,
@@ -137,6 +146,9 @@ impl Facilitator {
             extra: Some(Map::new()),
         };
         let mut kinds = vec![kind(2, x402::EXACT, caip2(chain_id))];
+        if self.inner.facilitator.has_hub {
+            kinds.push(kind(2, x402::BATCH_SETTLEMENT, caip2(chain_id)));
+        }
         kinds.extend(v1_name(chain_id).map(|name| kind(1, x402::EXACT, name.to_owned())));
         let signers = self.inner.relayer_addresses().iter().map(Address::to_string).collect();
         Supported { kinds, extensions: Vec::new(), signers: [("eip155:*".into(), signers)].into() }
@@ -145,9 +157,10 @@ impl Facilitator {
     /// Looks whether a payment could be settled now. Changes nothing.
     pub async fn verify(&self, request: &FacilitatorRequest) -> VerifyResponse {
         match self.look(request).await {
-            Ok(job) => VerifyResponse {
+            Ok((payer, extra)) => VerifyResponse {
                 is_valid: true,
-                payer: Some(job.payer.to_string()),
+                payer: Some(payer.to_string()),
+                extra,
                 ..VerifyResponse::default()
             },
             Err(declined) => VerifyResponse {
@@ -160,8 +173,16 @@ impl Facilitator {
         }
     }
 
-    async fn look(&self, request: &FacilitatorRequest) -> Result<Job, Declined> {
-        let job = read::job(&self.inner, request)?;
+    async fn look(
+        &self,
+        request: &FacilitatorRequest,
+    ) -> Result<(Address, Option<Map<String, Value>>), Declined> {
+        if read::scheme(request)? == x402::BATCH_SETTLEMENT {
+            let (payer, state) = batch::verify(&self.inner, request).await?;
+            let extra = serde_json::to_value(state).ok();
+            return Ok((payer, extra.and_then(|extra| extra.as_object().cloned())));
+        }
+        let job = read::exactly(&self.inner, request)?;
         let checked = async {
             match self.inner.store.settlement(&job.id).await? {
                 Some(row) if !job.is(&row) => Err(used("its nonce was used for another payment")),
@@ -173,7 +194,7 @@ impl Facilitator {
         };
         let checked: Result<(), Declined> = checked.await;
         checked.map_err(|declined| declined.payer(job.payer))?;
-        Ok(job)
+        Ok((job.payer, None))
     }
 
     /// Settles a payment, once: the same payment again finds the same transaction. Waits for the chain
@@ -202,6 +223,8 @@ impl Facilitator {
                 transaction: done.transaction.to_string(),
                 network,
                 payer: Some(done.payer.to_string()),
+                amount: done.amount,
+                extra: done.extra,
                 ..SettleResponse::default()
             },
             Err(declined) => SettleResponse {

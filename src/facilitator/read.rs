@@ -1,12 +1,12 @@
-//! What is asked, read and held against the offer: no chain, no clock.
+//! What is asked, read and held against the offer.
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 
-use super::Declined;
+use super::{Declined, batch};
 use crate::{
     contract::token::token_domain,
-    engine::Inner,
-    store::{SettlementKind, SettlementRow},
+    engine::{EngineError, Inner},
+    store::{SettlementKind, SettlementRow, SettlementState},
     x402::{
         self, FacilitatorRequest, OfferError, Reason, Requirements, Terms, caip2,
         exact::{self, Delegated, Payload},
@@ -18,14 +18,19 @@ use crate::{
 pub(super) struct Job {
     /// The same payment has the same.
     pub id: String,
+    pub kind: SettlementKind,
     pub payer: Address,
     pub payee: Address,
     pub asset: Address,
     pub amount: U256,
     /// Makes the id.
     pub nonce: B256,
+    /// Who answers for its failures: a payer is cheap to invent where a contract of its own is called.
+    pub origin: Address,
     /// What the payer gave.
     pub leave: Leave,
+    /// Most gas that it may take.
+    pub gas_limit: u64,
     /// The contract to call, and the call.
     pub target: Address,
     pub calldata: Bytes,
@@ -34,36 +39,53 @@ pub(super) struct Job {
 /// By what leave the money is moved.
 #[derive(Debug)]
 pub(super) enum Leave {
-    /// A signed transfer; the digest is in the domain that the offer names, whose hash is beside it.
-    Signed { payload: Payload, digest: B256, separator: B256 },
+    /// A signed transfer.
+    Signed(Signed),
     /// A contract that pays when called.
     Delegated,
+    /// The hub's rules, which alone decide.
+    Hub,
+}
+
+/// A transfer that the payer signed.
+#[derive(Debug)]
+pub(super) struct Signed {
+    pub signature: Bytes,
+    /// Unix seconds.
+    pub valid_after: U256,
+    /// Unix seconds.
+    pub valid_before: U256,
+    /// What the signature covers, in the domain that the offer names.
+    pub digest: B256,
+    /// That domain's hash.
+    pub separator: B256,
 }
 
 impl Job {
-    pub(super) const fn kind(&self) -> SettlementKind {
-        match self.leave {
-            Leave::Signed { .. } => SettlementKind::Exact,
-            Leave::Delegated => SettlementKind::Delegated,
-        }
-    }
-
-    /// Who answers for its failures: a payer is cheap to invent where a contract is called.
-    pub(super) const fn origin(&self) -> Address {
-        match self.leave {
-            Leave::Signed { .. } => self.payer,
-            Leave::Delegated => self.target,
-        }
-    }
-
     /// Is it the payment of that row, and not another one with its nonce?
     pub(super) fn is(&self, row: &SettlementRow) -> bool {
-        (self.payee, self.amount, self.asset) == (row.payee, row.amount, row.asset)
+        // A payout is what it is when it is made.
+        (self.kind == row.kind && self.kind == SettlementKind::Payout)
+            || (self.payee, self.amount, self.asset) == (row.payee, row.amount, row.asset)
+    }
+
+    /// Is it on its way, or settled?
+    pub(super) async fn is_known(&self, inner: &Inner) -> Result<bool, EngineError> {
+        let row = inner.store.settlement(&self.id).await?;
+        Ok(row.is_some_and(|row| row.state != SettlementState::Failed && self.is(&row)))
     }
 }
 
-/// Reads a request.
-pub(super) fn job(inner: &Inner, request: &FacilitatorRequest) -> Result<Job, Declined> {
+/// Reads what to settle.
+pub(super) async fn job(inner: &Inner, request: &FacilitatorRequest) -> Result<Job, Declined> {
+    match scheme(request)? {
+        x402::BATCH_SETTLEMENT => batch::job(inner, request).await,
+        _ => exactly(inner, request),
+    }
+}
+
+/// Reads which scheme a request is of: one that is settled here.
+pub(super) fn scheme(request: &FacilitatorRequest) -> Result<&str, Declined> {
     let (payment, offer) = (&request.payment_payload, &request.payment_requirements);
     let version = payment.x402_version;
     if !matches!(version, 1 | 2) || request.x402_version.is_some_and(|named| named != version) {
@@ -79,9 +101,8 @@ pub(super) fn job(inner: &Inner, request: &FacilitatorRequest) -> Result<Job, De
     if payment.scheme() != offer.scheme() {
         return Err(Declined::new(Reason::InvalidScheme, "the payment is of another scheme"));
     }
-    let terms = terms(inner, offer)?;
     match offer.scheme() {
-        x402::EXACT => exactly(request, &terms),
+        scheme @ (x402::EXACT | x402::BATCH_SETTLEMENT) => Ok(scheme),
         other => {
             let why = format!("the scheme `{other}` is not settled here");
             Err(Declined::new(Reason::UnsupportedScheme, why))
@@ -89,7 +110,8 @@ pub(super) fn job(inner: &Inner, request: &FacilitatorRequest) -> Result<Job, De
     }
 }
 
-fn terms(inner: &Inner, offer: &Requirements) -> Result<Terms, Declined> {
+/// Reads what an offer asks for, on this chain and in this token.
+pub(super) fn terms(inner: &Inner, offer: &Requirements) -> Result<Terms, Declined> {
     let terms = offer.terms().map_err(|error| {
         let reason = match error {
             OfferError::Network(_) => Reason::InvalidNetwork,
@@ -109,49 +131,74 @@ fn terms(inner: &Inner, offer: &Requirements) -> Result<Terms, Declined> {
     Ok(terms)
 }
 
-fn exactly(request: &FacilitatorRequest, terms: &Terms) -> Result<Job, Declined> {
+/// What makes an authorization of the token the same one.
+pub(super) fn eip3009_id(terms: &Terms, payer: Address, nonce: B256) -> String {
+    format!("eip3009:{}:{}:{payer}:{nonce}", terms.chain_id, terms.asset)
+}
+
+/// Reads a payment of the scheme `exact`.
+pub(super) fn exactly(inner: &Inner, request: &FacilitatorRequest) -> Result<Job, Declined> {
     let (payload, offer) = (&request.payment_payload.payload, &request.payment_requirements);
+    let terms = terms(inner, offer)?;
+    let gas_limit = inner.config.facilitator.gas_limit;
     let unreadable =
         |error: exact::PayloadError| Declined::new(Reason::InvalidPayload, error.to_string());
-    let job = |payer, nonce, leave, target, calldata, name: &str| Job {
-        id: format!("{name}:{}:{}:{payer}:{nonce}", terms.chain_id, terms.asset),
-        payer,
-        payee: terms.pay_to,
-        asset: terms.asset,
-        amount: terms.amount,
-        nonce,
-        leave,
-        target,
-        calldata,
-    };
     match exact::transfer_method(offer) {
         exact::EIP3009 => {
             let payload = Payload::read(payload).map_err(unreadable)?;
-            let signed = payload.authorization;
-            held_against(&payload, terms).map_err(|declined| declined.payer(signed.from))?;
+            let given = payload.authorization;
+            held_against(&payload, &terms).map_err(|declined| declined.payer(given.from))?;
             let (Some(name), Some(version)) =
                 (offer.extra_text("name"), offer.extra_text("version"))
             else {
                 let why = "the offer's extra has no name and version of the token";
-                return Err(Declined::new(Reason::InvalidRequirements, why).payer(signed.from));
+                return Err(Declined::new(Reason::InvalidRequirements, why).payer(given.from));
             };
             let domain = token_domain(name, version, terms.chain_id, terms.asset);
-            let calldata = signed.message().call(&payload.signature);
-            let (digest, separator) = (signed.digest(&domain), domain.separator());
-            let leave = Leave::Signed { payload, digest, separator };
-            Ok(job(signed.from, signed.nonce, leave, terms.asset, calldata, "eip3009"))
+            Ok(Job {
+                id: eip3009_id(&terms, given.from, given.nonce),
+                kind: SettlementKind::Exact,
+                payer: given.from,
+                payee: terms.pay_to,
+                asset: terms.asset,
+                amount: terms.amount,
+                nonce: given.nonce,
+                origin: given.from,
+                calldata: given.message().call(&payload.signature),
+                leave: Leave::Signed(Signed {
+                    signature: payload.signature,
+                    valid_after: given.valid_after,
+                    valid_before: given.valid_before,
+                    digest: given.digest(&domain),
+                    separator: domain.separator(),
+                }),
+                gas_limit,
+                target: terms.asset,
+            })
         }
         exact::ERC7710 if request.payment_payload.x402_version == 2 => {
             let given = Delegated::read(payload).map_err(unreadable)?;
-            let calldata = given.call(terms.asset, terms.pay_to, terms.amount);
-            let nonce = keccak256(&calldata);
             let (payer, target) = (given.delegator, given.delegation_manager);
             if target == terms.asset {
                 let why = "the token is no delegation manager";
                 return Err(Declined::new(Reason::InvalidPayload, why).payer(payer));
             }
-            let name = format!("erc7710:{target}");
-            Ok(job(payer, nonce, Leave::Delegated, target, calldata, &name))
+            let calldata = given.call(terms.asset, terms.pay_to, terms.amount);
+            let nonce = keccak256(&calldata);
+            Ok(Job {
+                id: format!("erc7710:{}:{target}:{payer}:{nonce}", terms.chain_id),
+                kind: SettlementKind::Delegated,
+                payer,
+                payee: terms.pay_to,
+                asset: terms.asset,
+                amount: terms.amount,
+                nonce,
+                origin: target,
+                leave: Leave::Delegated,
+                gas_limit,
+                target,
+                calldata,
+            })
         }
         other => {
             let why = format!("transfers by `{other}` are not settled here");

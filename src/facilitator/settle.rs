@@ -5,11 +5,11 @@ use alloy::{
     rpc::types::{Log, TransactionReceipt},
     sol_types::SolEvent as _,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use super::{Declined, Facilitator, check, read, read::Job, used};
+use super::{Declined, Facilitator, batch, check, read, read::Job, used};
 use crate::{
     audit::{Draft, EventKind},
     contract::{IUsdc, token::IEip3009},
@@ -32,15 +32,28 @@ const FAILURES_MS: i64 = 3_600_000;
 pub(super) struct Done {
     pub transaction: B256,
     pub payer: Address,
+    /// Base units, where the scheme says how many moved.
+    pub amount: Option<String>,
+    pub extra: Option<Map<String, Value>>,
 }
 
 /// Settles a payment, or finds that it was settled or is on its way.
 pub(super) async fn settle(inner: &Inner, request: &FacilitatorRequest) -> Result<Done, Declined> {
-    let job = read::job(inner, request)?;
+    let job = read::job(inner, request).await?;
     let until = Instant::now() + Facilitator::wait(inner);
-    let settled = once(inner, &job, until).await;
-    let settled = settled.map_err(|declined| declined.payer(job.payer))?;
-    Ok(Done { transaction: settled, payer: job.payer })
+    let done = async {
+        let transaction = once(inner, &job, until).await?;
+        let told = batch::told(inner, request, &job, transaction).await;
+        // It is settled: what is not known of it is asked for again.
+        let (amount, extra) = told.map_err(|declined| Declined {
+            reason: Reason::SettlementPending,
+            transaction: Some(transaction),
+            ..declined
+        })?;
+        Ok(Done { transaction, payer: job.payer, amount, extra })
+    };
+    let done: Result<Done, Declined> = done.await;
+    done.map_err(|declined| batch::named(job.kind, declined).payer(job.payer))
 }
 
 async fn once(inner: &Inner, job: &Job, until: Instant) -> Result<B256, Declined> {
@@ -78,9 +91,9 @@ async fn allowed(inner: &Inner, job: &Job, sender: Address) -> Result<(), Declin
         return unable("the facilitator has no gas money");
     }
     let since_ms = inner.clock.now_ms() - FAILURES_MS;
-    let failed = inner.store.settlement_failures(job.origin(), since_ms).await?;
+    let failed = inner.store.settlement_failures(job.origin, since_ms).await?;
     if failed >= inner.config.facilitator.failures {
-        let why = format!("{failed} settlements of {} have failed within an hour", job.origin());
+        let why = format!("{failed} settlements of {} have failed within an hour", job.origin);
         return Err(Declined::new(Reason::InvalidTransactionState, why));
     }
     Ok(())
@@ -129,13 +142,13 @@ async fn store_and_send(
     let open = prepare(inner, &mut store, checked.sender, call).await?;
     let row = SettlementRow {
         id: job.id.clone(),
-        kind: job.kind(),
+        kind: job.kind,
         payer: job.payer,
         payee: job.payee,
         asset: job.asset,
         amount: job.amount,
         nonce: job.nonce,
-        origin: job.origin(),
+        origin: job.origin,
         state: SettlementState::Sent,
         tx_id: open.tx.id.clone(),
         tx_hash: first_hash(&open),
@@ -234,7 +247,7 @@ struct Wanted {
 impl Wanted {
     const fn of(job: &Job) -> Self {
         let Job { payer, payee, asset, amount, nonce, .. } = *job;
-        Self { kind: job.kind(), payer, payee, asset, amount, nonce }
+        Self { kind: job.kind, payer, payee, asset, amount, nonce }
     }
 
     const fn of_row(row: &SettlementRow) -> Self {
@@ -258,8 +271,10 @@ impl Wanted {
             })
         };
         match self.kind {
-            SettlementKind::Exact => paid && is_used(),
+            SettlementKind::Exact | SettlementKind::Deposit => paid && is_used(),
             SettlementKind::Delegated => paid,
+            // The hub does all of it or reverts.
+            SettlementKind::Claim | SettlementKind::Payout | SettlementKind::Refund => true,
         }
     }
 }
@@ -287,7 +302,7 @@ async fn elsewhere(
     since: u64,
     head: &Head,
 ) -> Result<Option<B256>, EngineError> {
-    if wanted.kind != SettlementKind::Exact {
+    if !matches!(wanted.kind, SettlementKind::Exact | SettlementKind::Deposit) {
         return Ok(None);
     }
     let topics = [IEip3009::AuthorizationUsed::SIGNATURE_HASH];

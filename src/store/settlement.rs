@@ -13,10 +13,19 @@ pub enum SettlementKind {
     Exact,
     /// `exact` by ERC-7710.
     Delegated,
+    /// Money into a channel, by EIP-3009.
+    Deposit,
+    /// Vouchers of channels are claimed.
+    Claim,
+    /// What was claimed is paid out.
+    Payout,
+    /// What is left in a channel goes back.
+    Refund,
 }
 
 impl SettlementKind {
-    const ALL: [Self; 2] = [Self::Exact, Self::Delegated];
+    const ALL: [Self; 6] =
+        [Self::Exact, Self::Delegated, Self::Deposit, Self::Claim, Self::Payout, Self::Refund];
 
     /// Returns the stored name.
     #[must_use]
@@ -24,6 +33,10 @@ impl SettlementKind {
         match self {
             Self::Exact => "exact",
             Self::Delegated => "delegated",
+            Self::Deposit => "deposit",
+            Self::Claim => "claim",
+            Self::Payout => "payout",
+            Self::Refund => "refund",
         }
     }
 }

@@ -2,173 +2,20 @@
 
 use alloy::{
     primitives::{Address, B256, Bytes, U256},
-    signers::{SignerSync as _, local::PrivateKeySigner},
+    signers::local::PrivateKeySigner,
 };
 use bursar::{
     contract::token::token_domain,
     store::Store,
     x402::{
-        FacilitatorRequest, PaymentPayload, PaymentRequired, Reason, Requirements, SettleResponse,
-        Supported, Terms, VerifyResponse,
-        exact::{Authorization, Payload},
+        Reason, Requirements, SettleResponse, Supported,
+        exact::{Authorization, Delegated},
     },
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::support::{Fault, Official, Plan, World, wait_for};
-
-/// A facilitator of others, as sellers see it.
-struct Desk<'a> {
-    world: &'a World,
-    http: reqwest::Client,
-}
-
-impl<'a> Desk<'a> {
-    fn of(world: &'a World) -> Self {
-        Self { world, http: reqwest::Client::new() }
-    }
-
-    fn url(&self) -> String {
-        format!("{}/facilitator", self.world.card.api)
-    }
-
-    async fn ask<T: DeserializeOwned>(&self, verb: &str, body: &impl serde::Serialize) -> T {
-        self.try_ask(verb, body).await.unwrap()
-    }
-
-    async fn try_ask<T: DeserializeOwned>(
-        &self,
-        verb: &str,
-        body: &impl serde::Serialize,
-    ) -> Result<T, reqwest::Error> {
-        let request = self.http.post(format!("{}/{verb}", self.url())).json(body);
-        request.send().await?.error_for_status()?.json().await
-    }
-
-    async fn verify(&self, request: &FacilitatorRequest) -> VerifyResponse {
-        self.ask("verify", request).await
-    }
-
-    async fn settle(&self, request: &FacilitatorRequest) -> SettleResponse {
-        self.ask("settle", request).await
-    }
-
-    /// Is refused by both, and nothing is sent.
-    async fn refuses(&self, request: &Value, reason: &Reason, what: &str) {
-        let before = self.sent().await;
-        let verified: VerifyResponse = self.ask("verify", request).await;
-        assert!(!verified.is_valid, "{what}");
-        assert_eq!(verified.invalid_reason.as_ref(), Some(reason), "{what}: {verified:?}");
-        let settled: SettleResponse = self.ask("settle", request).await;
-        assert!(!settled.success, "{what}");
-        assert_eq!(settled.error_reason.as_ref(), Some(reason), "{what}: {settled:?}");
-        assert_eq!(self.sent().await, before, "{what}: something was sent");
-    }
-
-    /// Transactions of the relayers on chain.
-    async fn sent(&self) -> u64 {
-        let mut sum = 0;
-        for relayer in &self.world.card.relayers {
-            sum += self.world.chain.nonce(*relayer).await;
-        }
-        sum
-    }
-}
-
-fn now_s() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_second()).unwrap()
-}
-
-fn offer(world: &World, payee: Address, units: u64) -> Requirements {
-    let terms = Terms {
-        chain_id: world.card.chain_id,
-        amount: U256::from(units),
-        asset: world.card.usdc,
-        pay_to: payee,
-        max_timeout_s: 60,
-    };
-    let extra = json!({ "name": "USDC", "version": "2", "mine": 1 });
-    Requirements::new("exact", &terms, extra.as_object().unwrap().clone()).unwrap()
-}
-
-/// What pays an offer; what is signed can be edited before.
-fn signed(
-    payer: &PrivateKeySigner,
-    from: Address,
-    offer: &Requirements,
-    edit: impl FnOnce(&mut Authorization),
-) -> Payload {
-    let terms = offer.terms().unwrap();
-    let mut authorization = Authorization {
-        from,
-        to: terms.pay_to,
-        value: terms.amount,
-        valid_after: U256::ZERO,
-        valid_before: U256::from(now_s() + 300),
-        nonce: B256::new(rand::random()),
-    };
-    edit(&mut authorization);
-    let digest = authorization.digest(&token_domain("USDC", "2", terms.chain_id, terms.asset));
-    let signature = payer.sign_hash_sync(&digest).unwrap().as_bytes().into();
-    Payload { signature, authorization }
-}
-
-fn fields(value: &impl serde::Serialize) -> Map<String, Value> {
-    serde_json::to_value(value).unwrap().as_object().unwrap().clone()
-}
-
-/// The seller's request of version 2.
-fn request(offer: &Requirements, payload: &Payload) -> FacilitatorRequest {
-    let offered = PaymentRequired {
-        x402_version: 2,
-        error: None,
-        resource: None,
-        accepts: vec![offer.clone()],
-        extensions: None,
-    };
-    FacilitatorRequest {
-        x402_version: Some(2),
-        payment_payload: PaymentPayload::v2(&offered, offer, fields(payload)),
-        payment_requirements: offer.clone(),
-    }
-}
-
-/// The same of version 1, on the one chain of ours that it has a name for.
-fn request_v1(offer: &Requirements, payload: &Payload) -> FacilitatorRequest {
-    let mut fields_v1 = fields(offer);
-    let amount = fields_v1.remove("amount").unwrap();
-    fields_v1.insert("maxAmountRequired".into(), amount);
-    fields_v1.insert("network".into(), json!("base-sepolia"));
-    let offer = Requirements::from_fields(fields_v1).unwrap();
-    FacilitatorRequest {
-        x402_version: Some(1),
-        payment_payload: PaymentPayload::v1(&offer, fields(payload)),
-        payment_requirements: offer,
-    }
-}
-
-/// A payer with 1 USDC.
-async fn payer(world: &World) -> PrivateKeySigner {
-    let key = PrivateKeySigner::random();
-    world.chain.give(key.address(), 1_000_000).await;
-    key
-}
-
-/// Waits until the wallet's tables say so of every settlement.
-async fn all_are(world: &World, state: &str) {
-    let pool = world.tables().await;
-    wait_for(&format!("settlements that are {state}"), async || {
-        let left = sqlx::query("SELECT id FROM settlement WHERE state <> $1")
-            .bind(state)
-            .fetch_all(&pool)
-            .await
-            .unwrap();
-        left.is_empty().then_some(())
-    })
-    .await;
-    pool.close().await;
-}
+use super::desk::{Desk, all_are, now_s, offer, payer, request, request_v1, signed};
+use crate::support::{Fault, Official, Plan, wait_for};
 
 #[tokio::test]
 async fn a_payment_is_settled_once_in_both_versions() {
@@ -181,7 +28,14 @@ async fn a_payment_is_settled_once_in_both_versions() {
         .iter()
         .map(|kind| (kind.x402_version, kind.scheme.as_str(), kind.network.as_str()))
         .collect();
-    assert_eq!(kinds, [(2, "exact", "eip155:84532"), (1, "exact", "base-sepolia")]);
+    assert_eq!(
+        kinds,
+        [
+            (2, "exact", "eip155:84532"),
+            (2, "batch-settlement", "eip155:84532"),
+            (1, "exact", "base-sepolia")
+        ]
+    );
     let senders: Vec<Address> =
         supported.signers["eip155:*"].iter().map(|text| text.parse().unwrap()).collect();
     assert_eq!(senders, world.card.relayers);
@@ -212,7 +66,7 @@ async fn a_payment_is_settled_once_in_both_versions() {
     assert_eq!(world.chain.usdc_of(key.address()).await, 1_000_000 - due);
 
     // Many at once, some of them the same.
-    let offer = self::offer(&world, payee, 1_000);
+    let offer = super::desk::offer(&world, payee, 1_000);
     let payments: Vec<_> =
         (0..4).map(|_| request(&offer, &signed(&key, key.address(), &offer, |_| ()))).collect();
     let before = desk.sent().await;
@@ -351,7 +205,7 @@ async fn what_is_not_as_it_should_be_is_refused_and_costs_nothing() {
     assert_eq!(settled.transaction, theirs.to_string());
     // The same nonce for another payee was not paid by that.
     let nonce = payload.authorization.nonce;
-    let elsewhere = self::offer(&world, other, 10_000);
+    let elsewhere = super::desk::offer(&world, other, 10_000);
     let payload = signed(&key, key.address(), &elsewhere, |signed| signed.nonce = nonce);
     let twice = serde_json::to_value(request(&elsewhere, &payload)).unwrap();
     desk.refuses(&twice, &Reason::NonceUsed, "a nonce that paid somebody else").await;
@@ -450,6 +304,58 @@ async fn a_contract_pays_by_its_own_word_and_wastes_little_gas() {
     assert_eq!(refused.error_reason, Some(Reason::InvalidTransactionState), "{refused:?}");
     assert_eq!(desk.sent().await, sent);
     assert_eq!(world.chain.usdc_of(payee).await, 30_000);
+    world.judge().await;
+}
+
+/// A manager that pays whatever it is asked to, out of its own USDC, as often as it is asked.
+fn generous(usdc: Address) -> String {
+    format!("0x6044604c36035f375f5f60445f5f73{}5af115602a57005b5f5ffd", hex::encode(usdc))
+}
+
+#[tokio::test]
+async fn a_delegation_is_redeemed_once() {
+    let world = Plan::new().start().await;
+    let desk = Desk::of(&world);
+    let (manager, payee) = (Address::new(rand::random()), PrivateKeySigner::random().address());
+    world.chain.give(manager, 1_000_000).await;
+    world.chain.rpc("anvil_setCode", json!([manager, generous(world.card.usdc)])).await;
+    let terms = offer(&world, payee, 10_000).terms().unwrap();
+    let extra = json!({ "assetTransferMethod": "erc7710" }).as_object().unwrap().clone();
+    let offer = Requirements::new("exact", &terms, extra).unwrap();
+    let given = |delegation_manager, context: u8| Delegated {
+        delegation_manager,
+        permission_context: vec![context; 104].into(),
+        delegator: delegation_manager,
+    };
+    for n in 1..=2_u8 {
+        let payment = request(&offer, &given(manager, n));
+        assert!(desk.verify(&payment).await.is_valid);
+        let settled = desk.settle(&payment).await;
+        assert!(settled.success, "{settled:?}");
+        assert_eq!(desk.settle(&payment).await, settled);
+        assert_eq!(desk.verify(&payment).await.invalid_reason, Some(Reason::NonceUsed));
+        assert_eq!(world.chain.usdc_of(payee).await, 10_000 * u64::from(n));
+    }
+    // Nobody there; the token itself; no money; and one that takes the gas and pays nothing.
+    let idle = Address::new(rand::random());
+    for (manager, reason) in [
+        (idle, Reason::InvalidPayload),
+        (world.card.usdc, Reason::InvalidPayload),
+        (world.card.wallet, Reason::InvalidTransactionState),
+        (world.card.escrow, Reason::InsufficientFunds),
+    ] {
+        let refused = serde_json::to_value(request(&offer, &given(manager, 0))).unwrap();
+        desk.refuses(&refused, &reason, "no manager").await;
+    }
+    world.chain.give(idle, 1_000_000).await;
+    world.chain.rpc("anvil_setCode", json!([idle, "0x00"])).await;
+    let sent = desk.sent().await;
+    for n in 0..4 {
+        let answer = desk.settle(&request(&offer, &given(idle, n))).await;
+        assert_eq!(answer.error_reason, Some(Reason::InvalidTransactionState), "{answer:?}");
+    }
+    assert_eq!(desk.sent().await, sent + 3, "three times an hour");
+    assert_eq!(world.chain.usdc_of(payee).await, 20_000);
     world.judge().await;
 }
 

@@ -1,4 +1,6 @@
 //! HTTP 402, with official clients and servers.
 
+mod desk;
 mod facilitator;
+mod facilitator_channels;
 mod official;
