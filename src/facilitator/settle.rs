@@ -7,7 +7,7 @@ use alloy::{
 };
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Declined, Facilitator, batch, check, read, read::Job, used};
 use crate::{
@@ -375,7 +375,12 @@ impl Ending {
                 row.tx_hash = hash;
                 EventKind::SettlementFinalized
             }
-            Err(_) => EventKind::SettlementFailed,
+            Err(why) => {
+                if row.told {
+                    error!(id = row.id, why, "its block fell out of the chain after it was told");
+                }
+                EventKind::SettlementFailed
+            }
         };
         let draft = Draft::new(kind, "chain").tx(&tx.id).data(story(&row));
         drafts.push(draft.and("why", json!(settled.err())));
