@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {Policy} from "./Policy.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
 
@@ -11,6 +12,9 @@ abstract contract Door is Policy {
     /// @dev Half of secp256k1's group order: above it, s has a low twin.
     uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
 
+    bytes32 private constant DOMAIN_TYPEHASH =
+        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
+
     /* WHO */
 
     /// @dev Deadline, nonce and the agent's signature.
@@ -20,11 +24,15 @@ abstract contract Door is Policy {
         require(_signed(agent, digest, r, vs), InvalidSignature());
     }
 
-    /// @dev EIP-2098, low s only; ecrecover's zero answer is nobody.
     function _signed(address agent, bytes32 digest, bytes32 r, bytes32 vs) internal view returns (bool) {
+        address recovered = _recover(digest, r, vs);
+        return recovered != address(0) && recovered == agent;
+    }
+
+    /// @dev EIP-2098, low s only; zero is nobody.
+    function _recover(bytes32 digest, bytes32 r, bytes32 vs) internal view returns (address recovered) {
         uint256 s = uint256(vs) & ~uint256(1 << 255);
-        if (s > HALF_ORDER) return false;
-        address recovered;
+        if (s > HALF_ORDER) return address(0);
         assembly ("memory-safe") {
             let data := mload(0x40)
             mstore(data, digest)
@@ -35,7 +43,6 @@ abstract contract Door is Policy {
             pop(staticcall(gas(), 1, data, 0x80, 0, 0x20))
             recovered := mload(0)
         }
-        return recovered != address(0) && recovered == agent;
     }
 
     /* MAY IT */
@@ -61,7 +68,17 @@ abstract contract Door is Policy {
         _requireQuorum(digest, quorum);
     }
 
-    /* HOW MUCH. Judges and books; the caller emits and pays: the token is called last. */
+    /* HOW MUCH. Judges and books first; the token is called last. */
+
+    /// @dev A whole payment of the agent alone, whose signature `_admit` has seen.
+    function _pay(address agent, address to, uint256 amount, bytes32 context) internal {
+        Agent storage words = _agents[agent];
+        Account memory account = _load(words, agent, 0);
+        _requireStanding(account);
+        _spend(words, account, to, amount, 0);
+        emit Paid(agent, to, amount, account.policy.version(), context);
+        require(_transfer(to, amount), TransferFailed());
+    }
 
     function _spend(Agent storage words, Account memory account, address to, uint256 amount, uint256 overrides)
         internal
@@ -83,6 +100,16 @@ abstract contract Door is Policy {
         account.booked += amount;
         if (overrides & PAST_PAYEE == 0) _storePayee(payee, to, amount);
     }
+
+    /* HASHES */
+
+    /// @dev The digest of a struct in the domain of another contract, version "1".
+    function _hashFor(address verifying, bytes32 nameHash, bytes32 structHash) internal view returns (bytes32) {
+        bytes32 domain = keccak256(abi.encode(DOMAIN_TYPEHASH, nameHash, keccak256("1"), block.chainid, verifying));
+        return MessageHashUtils.toTypedDataHash(domain, structHash);
+    }
+
+    /* REFUSALS */
 
     function _refuse(bytes4 reason, uint256 asked, uint256 left) internal pure {
         if (reason != 0) _revert(abi.encodeWithSelector(reason, asked, left));

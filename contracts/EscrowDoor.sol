@@ -2,7 +2,6 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Door} from "./Door.sol";
 import {Split} from "./Split.sol";
@@ -31,8 +30,6 @@ abstract contract EscrowDoor is Door {
         keccak256("EscrowRelease(address agent,bytes32 escrowId,uint64 cumulative,uint256 deadline,bytes32 context)");
     bytes32 private constant DISPUTE_TYPEHASH =
         keccak256("EscrowDispute(address agent,bytes32 escrowId,bytes32 evidence,uint256 deadline,bytes32 context)");
-    bytes32 private constant DOMAIN_TYPEHASH =
-        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
 
     /* DOORS */
 
@@ -180,9 +177,6 @@ abstract contract EscrowDoor is Door {
             calldatacopy(add(data, 0x20), terms, 0x200)
             termsHash := keccak256(data, 0x220)
         }
-        bytes32 domain = keccak256(
-            abi.encode(DOMAIN_TYPEHASH, keccak256("WorkEscrow"), keccak256("1"), block.chainid, address(ESCROW))
-        );
-        escrowId = MessageHashUtils.toTypedDataHash(domain, termsHash);
+        escrowId = _hashFor(address(ESCROW), keccak256("WorkEscrow"), termsHash);
     }
 }

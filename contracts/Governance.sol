@@ -63,12 +63,15 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
         _setDelay(IPolicyChanges.setAgent.selector, delay);
         _setDelay(IPolicyChanges.setPayee.selector, delay);
         _setDelay(IPolicyChanges.setWalletCap.selector, delay);
+        _setDelay(IPolicyChanges.setCoupons.selector, delay);
+        _setDelay(IPolicyChanges.setChannelAuthorizer.selector, delay);
         _setDelay(IPolicyChanges.setOperators.selector, delay);
         _setDelay(IPolicyChanges.setDelay.selector, delay);
         _setDelay(IPolicyChanges.setFrozen.selector, 0);
         _setDelay(IPolicyChanges.publishPolicy.selector, 0);
         _setDelay(IPolicyChanges.withdraw.selector, 0);
         _setDelay(IPolicyChanges.callEscrow.selector, 0);
+        _setDelay(IPolicyChanges.closeChannel.selector, 0);
         _setDelay(IPolicyChanges.cancelAgentNonce.selector, 0);
         _setDelay(IPolicyChanges.revoke.selector, 0);
     }
@@ -302,6 +305,16 @@ abstract contract Governance is IPolicyWallet, EIP712, MultiSignerERC7913 {
     }
 
     /* VIEWS */
+
+    /// @dev ERC-5267. OpenZeppelin's, for a name and a version that fit a word as they are.
+    function eip712Domain()
+        public
+        view
+        override
+        returns (bytes1, string memory, string memory, uint256, address, bytes32, uint256[] memory)
+    {
+        return (hex"0f", "PolicyWallet", "1", block.chainid, address(this), 0, new uint256[](0));
+    }
 
     /// @inheritdoc IPolicyWallet
     function readyAt(bytes calldata change) external view returns (uint256) {

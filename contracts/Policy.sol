@@ -5,7 +5,9 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Governance} from "./Governance.sol";
 import {AgentLimits, IPolicyChanges, IPolicyWallet, PayeeLimits} from "./interfaces/IPolicyWallet.sol";
+import {ChannelConfig, IChannelHub, IChannelPayer} from "./interfaces/IChannelHub.sol";
 import {IEscrowPayer, IWorkEscrow} from "./interfaces/IWorkEscrow.sol";
+import {IX402Payer} from "./interfaces/IX402Payer.sol";
 import {AgentPolicy, BUDGET_ON, DAY_ON, MONTH_ON} from "./types/AgentPolicy.sol";
 import {Budget} from "./types/Budget.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
@@ -17,7 +19,7 @@ import {WalletState, WalletStateLib} from "./types/WalletState.sol";
 ///
 /// @dev Every door goes: `_load` (all words that a payment of the agent needs, rolled to now), `_judge` (which limit
 /// refuses, if any), `_storePayee` and `_store` (the words), and only then USDC.
-abstract contract Policy is Governance, IEscrowPayer {
+abstract contract Policy is Governance, IEscrowPayer, IChannelPayer, IX402Payer {
     /* CONSTANTS */
 
     /// @dev Steps of the windows in seconds: an agent's day (4 steps), its 30 days (4), the wallet's day (3).
@@ -38,6 +40,8 @@ abstract contract Policy is Governance, IEscrowPayer {
     IERC20 public immutable USDC;
     /// @inheritdoc IEscrowPayer
     IWorkEscrow public immutable ESCROW;
+    /// @inheritdoc IChannelPayer
+    IChannelHub public immutable HUB;
 
     /* STORAGE */
 
@@ -54,6 +58,11 @@ abstract contract Policy is Governance, IEscrowPayer {
 
     /// @inheritdoc IPolicyWallet
     bytes32 public policyHash;
+
+    /// @inheritdoc IChannelPayer
+    mapping(address authorizer => uint256 seconds_) public channelDelay;
+    /// @inheritdoc IX402Payer
+    mapping(address agent => uint256) public coupons;
 
     /// @dev What the payments of one agent are judged by. A word whose limit is off or overridden is not loaded.
     struct Account {
@@ -172,7 +181,9 @@ abstract contract Policy is Governance, IEscrowPayer {
 
     /// @dev Addresses that are never paid, whatever the registry or the quorum says.
     function _isReserved(address to) internal view returns (bool) {
-        return to == address(0) || to == address(this) || to == address(USDC) || to == address(ESCROW);
+        return
+            to == address(0) || to == address(this) || to == address(USDC) || to == address(ESCROW)
+                || to == address(HUB);
     }
 
     function _room(uint256 cap, uint256 spent) private pure returns (uint256) {
@@ -251,6 +262,18 @@ abstract contract Policy is Governance, IEscrowPayer {
             bytes memory call = abi.decode(arguments, (bytes));
             require(!alone || bytes4(call) == IWorkEscrow.dispute.selector, NotTightening());
             Address.functionCall(address(ESCROW), call);
+        } else if (selector == IPolicyChanges.setCoupons.selector) {
+            (address agent, uint256 word) = abi.decode(arguments, (address, uint256));
+            require(word == 0 || !alone, NotTightening());
+            coupons[agent] = word;
+            emit CouponsChanged(agent, word);
+        } else if (selector == IPolicyChanges.setChannelAuthorizer.selector) {
+            (address authorizer, uint256 longest) = abi.decode(arguments, (address, uint256));
+            require(!alone || longest <= channelDelay[authorizer], NotTightening());
+            channelDelay[authorizer] = longest;
+            emit ChannelAuthorizerChanged(authorizer, longest);
+        } else if (selector == IPolicyChanges.closeChannel.selector) {
+            _closeChannel(abi.decode(arguments, (ChannelConfig)));
         } else {
             require(!alone, NotTightening());
             if (selector == IPolicyChanges.publishPolicy.selector) {
@@ -323,6 +346,9 @@ abstract contract Policy is Governance, IEscrowPayer {
         emit Withdrawn(to, amount);
         require(_transfer(to, amount), TransferFailed());
     }
+
+    /// @dev Asks the hub for whatever of the channel is neither claimed nor back.
+    function _closeChannel(ChannelConfig memory channel) internal virtual;
 
     /* USDC */
 

@@ -2,8 +2,11 @@
 pragma solidity ^0.8.30;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {ChannelDoor} from "./ChannelDoor.sol";
 import {EscrowDoor} from "./EscrowDoor.sol";
 import {Governance} from "./Governance.sol";
+import {X402Door} from "./X402Door.sol";
+import {IChannelHub} from "./interfaces/IChannelHub.sol";
 import {Batch, IPolicyWallet} from "./interfaces/IPolicyWallet.sol";
 import {IWorkEscrow} from "./interfaces/IWorkEscrow.sol";
 import {PayeeRecord} from "./types/PayeeRecord.sol";
@@ -13,8 +16,8 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 /// judges; operators decide what is large and what changes.
 ///
 /// @dev TOKEN. One token, fixed at deployment, that moves exactly the amount asked for and answers true: USDC. No
-/// approval, no delegatecall, no call to anything but the token's `transfer`; operators' contracts and verifiers are
-/// asked by staticcall. No proxy, no upgrade, no owner beside the quorum.
+/// approval that outlives its call, no delegatecall, no call to anything but the token, the escrow and the hub of its
+/// birth; operators' contracts and verifiers are asked by staticcall. No proxy, no upgrade, no owner beside the quorum.
 ///
 /// CAPS. At most the ceiling in one payment of the agent alone; at most the day cap, the month cap and the wallet's
 /// cap in any window of 24 hours, 30 days and 24 hours, wherever it starts; at most the budget in the agent's life; at
@@ -38,7 +41,7 @@ import {PayeeRecord} from "./types/PayeeRecord.sol";
 ///
 /// RE-ENTRANCY. Counters are written before the token is called. What `payBatch` takes back after a failed transfer it
 /// takes off the words as they are then, so that a call in between would find and leave true counters.
-contract PolicyWallet is EscrowDoor {
+contract PolicyWallet is EscrowDoor, ChannelDoor, X402Door {
     /* CONSTANTS */
 
     /// @notice Items plus batches of one `payBatch`; keeps the worst case well under 2^24 gas (EIP-7825), and the items of
@@ -57,6 +60,7 @@ contract PolicyWallet is EscrowDoor {
 
     /// @param usdc the token
     /// @param escrow WorkEscrow of the same token; 0: this wallet opens no escrows
+    /// @param hub channels by x402's batch-settlement; 0: this wallet has none
     /// @param operators ERC-7913 signers, at most 32
     /// @param threshold_ how many of them are the quorum
     /// @param delay seconds that loosening waits
@@ -64,14 +68,16 @@ contract PolicyWallet is EscrowDoor {
     constructor(
         IERC20 usdc,
         IWorkEscrow escrow,
+        IChannelHub hub,
         bytes[] memory operators,
         uint64 threshold_,
         uint32 delay,
         bytes[] memory changes
-    ) Governance(operators, threshold_, delay) {
+    ) Governance(operators, threshold_, delay) X402Door(usdc) {
         require(address(escrow) == address(0) || escrow.TOKEN() == address(usdc), InvalidChange());
         USDC = usdc;
         ESCROW = escrow;
+        HUB = hub;
         for (uint256 i; i < changes.length; ++i) {
             _apply(changes[i], false);
             emit ChangeExecuted(keccak256(changes[i]), changes[i]);
@@ -92,12 +98,7 @@ contract PolicyWallet is EscrowDoor {
         bytes32 vs
     ) external {
         _admit(agent, nonce, deadline, _hashHead(PAYMENT_TYPEHASH, 6), r, vs);
-        Agent storage words = _agents[agent];
-        Account memory account = _load(words, agent, 0);
-        _requireStanding(account);
-        _spend(words, account, to, amount, 0);
-        emit Paid(agent, to, amount, account.policy.version(), context);
-        require(_transfer(to, amount), TransferFailed());
+        _pay(agent, to, amount, context);
     }
 
     /// @inheritdoc IPolicyWallet

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use alloy::primitives::Address;
 
 use crate::{
+    contract::coupon::CouponGrant,
     money::Usdc,
     payment::{AgentId, Context, Payee},
     policy::{
@@ -27,6 +28,8 @@ pub struct Agent {
     pub key_id: String,
     /// What the contract holds; `None` if it does not know the agent.
     pub chain: Option<ChainLimits>,
+    /// What the contract lets it spend by x402 coupons, beside those limits.
+    pub coupons: CouponGrant,
     /// What is used.
     pub usage: Usage,
 }

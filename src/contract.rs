@@ -6,6 +6,7 @@
 
 mod change;
 mod code;
+pub mod coupon;
 pub mod escrow;
 pub mod hub;
 pub mod token;

@@ -26,6 +26,8 @@ use crate::{
         IPolicyWallet,
         IPolicyWallet::{IPolicyWalletErrors, IPolicyWalletEvents as Events},
         IQuorum, Names, Tighten,
+        coupon::{CouponGrant, IX402Payer},
+        hub::IChannelPayer,
     },
     crash::{self, Point},
     engine::{EngineError, Inner},
@@ -73,6 +75,8 @@ fn topics() -> Vec<B256> {
         IPolicyWallet::DelayChanged::SIGNATURE_HASH,
         IPolicyWallet::Withdrawn::SIGNATURE_HASH,
         IPolicyWallet::NonceCancelled::SIGNATURE_HASH,
+        IX402Payer::CouponsChanged::SIGNATURE_HASH,
+        IChannelPayer::ChannelAuthorizerChanged::SIGNATURE_HASH,
         keccak256("ERC7913SignerAdded(bytes)"),
         keccak256("ERC7913SignerRemoved(bytes)"),
         keccak256("ERC7913ThresholdSet(uint64)"),
@@ -206,10 +210,7 @@ async fn on_event(
 ) -> Result<Option<Draft>, EngineError> {
     let chain = |kind| Draft::new(kind, "chain");
     let Ok(event) = Events::decode_log(&log.inner).map(|log| log.data) else {
-        // The signer set of OpenZeppelin's base contract.
-        return Ok(Some(
-            chain(EventKind::PolicyChanged).data(json!({ "what": "operators_changed" })),
-        ));
+        return Ok(Some(chain(EventKind::PolicyChanged).data(changed_elsewhere(&log.inner))));
     };
     Ok(Some(match event {
         Events::AgentChanged(event) => chain(EventKind::PolicyChanged)
@@ -277,6 +278,22 @@ async fn on_event(
     }))
 }
 
+/// What an event of the wallet's says that its main interface does not have.
+fn changed_elsewhere(log: &alloy::primitives::Log) -> serde_json::Value {
+    if let Ok(event) = IX402Payer::CouponsChanged::decode_log(log) {
+        let word = event.coupons.to_string();
+        return json!({ "what": "coupons_changed", "agent": event.agent, "coupons": word });
+    }
+    if let Ok(event) = IChannelPayer::ChannelAuthorizerChanged::decode_log(log) {
+        return json!({
+            "what": "channel_authorizer_changed", "authorizer": event.authorizer,
+            "longest_delay": event.longestDelay.to_string(),
+        });
+    }
+    // The signer set of OpenZeppelin's base contract.
+    json!({ "what": "operators_changed" })
+}
+
 async fn ask<C: SolCall>(inner: &Inner, call: C) -> Result<C::Return, EngineError> {
     let answer = inner
         .rpc
@@ -333,6 +350,9 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
     let limits: Vec<_> =
         agents.iter().map(|(_, agent)| IPolicyWallet::agentLimitsCall { agent: *agent }).collect();
     let limits = ask_all(inner, &limits).await?;
+    let coupons: Vec<_> =
+        agents.iter().map(|(_, agent)| IX402Payer::couponsCall { agent: *agent }).collect();
+    let coupons = ask_all(inner, &coupons).await?;
     // What is left matters where there is a budget; most agents have none.
     let budgeted: Vec<Address> = agents
         .iter()
@@ -367,7 +387,7 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
         if book.freezes != seen {
             continue;
         }
-        for ((id, address), limits) in agents.iter().zip(&limits) {
+        for (((id, address), limits), coupons) in agents.iter().zip(&limits).zip(&coupons) {
             let known = limits.version != U256::ZERO;
             let limits_of = &limits.limits;
             let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
@@ -388,6 +408,7 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
             if let Some(agent) = book.agents.get_mut(id) {
                 agent.usage.frozen = limits.frozen || ordered.contains(id);
                 agent.chain = chain;
+                agent.coupons = CouponGrant::unpack(*coupons);
             }
         }
         for ((payee, label), record) in payees.iter().zip(&records) {

@@ -424,7 +424,8 @@ async fn load_agents(
                 other.policy.agent
             )));
         }
-        book.add_agent(Agent { policy, address, key_id, chain: None, usage: Usage::default() });
+        let (usage, coupons) = (Usage::default(), contract::coupon::CouponGrant::default());
+        book.add_agent(Agent { policy, address, key_id, chain: None, coupons, usage });
     }
     tx.append_audit(&drafts, clock.now_ms()).await?;
     tx.commit().await?;

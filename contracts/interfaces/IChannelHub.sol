@@ -203,3 +203,76 @@ interface IChannelHub {
     function MIN_WITHDRAW_DELAY() external view returns (uint256); // seconds, inclusive
     function MAX_WITHDRAW_DELAY() external view returns (uint256);
 }
+
+/// @dev What an agent signs to put money into a channel of its own and, with `overrides` not 0, the quorum with it.
+/// Hashed in the wallet's domain under this very name. The agent is the channel's `payerAuthorizer`.
+struct ChannelFunding {
+    uint256 nonce; // of the agent's, as in a payment
+    uint256 deadline; // unix seconds, inclusive
+    bytes32 context; // hash of the request's context
+    uint256 overrides; // as in `payApproved`; 0: within all limits, by the agent alone
+    uint256 policyVersion; // the agent's policy that the quorum looked at; not looked at without overrides
+    uint128 amount; // USDC base units; a top-up is one more funding of the same channel
+    ChannelConfig channel; // payer: the wallet; token: its USDC; payerAuthorizer: the agent
+}
+
+/// @dev What the agent of a channel signs to get its money back. Hashed in the wallet's domain. It can be repeated until
+/// its deadline.
+struct ChannelClosing {
+    bytes32 channelId;
+    uint256 deadline; // unix seconds, inclusive
+}
+
+/// @title IChannelPayer
+/// @notice A PolicyWallet as the payer of channels of the one hub: what goes in is a payment to the channel's receiver,
+/// judged and counted as such; what comes back restores no limit.
+///
+/// @dev VOUCHERS. The agent's key signs them for the hub; together they never exceed what was put in. A frozen agent's
+/// vouchers stay good for that much.
+///
+/// RECEIVER'S SIDE. Who claims for the receiver is the receiver itself, or an account that operators named
+/// (`IPolicyChanges.setChannelAuthorizer`). A claimer sends money nowhere but to the receiver and back to the wallet.
+///
+/// COMING BACK. By the agent's signature or by one operator (`IPolicyChanges.closeChannel`), frozen or not; after the
+/// channel's delay anyone finishes it.
+interface IChannelPayer {
+    /// @notice The wallet's money waits in a channel. It stands in the place of `Paid`.
+    /// @param version the agent's policy version that allowed it
+    event ChannelFunded(
+        address indexed agent,
+        bytes32 indexed channelId,
+        address indexed receiver,
+        uint256 amount,
+        uint256 overrides,
+        uint256 version,
+        bytes32 context
+    );
+    /// @notice How long channels may keep money waiting on its way out where `authorizer` claims; 0: it may not.
+    event ChannelAuthorizerChanged(address indexed authorizer, uint256 longestDelay);
+
+    /// @notice Payer, token, claimer or delay of the channel is not one that this wallet pays into.
+    error ChannelNotAllowed(address receiverAuthorizer, uint256 withdrawDelay);
+    /// @notice Not the hub, or not the deposit that `fundChannel` has just asked for.
+    error NotInFlight(address caller);
+
+    /// @notice Puts `funding.amount` into the channel, on the signature of the agent that is its `payerAuthorizer`.
+    /// Anyone may carry it. Registry, caps, ceiling, budget and cooldown as in a payment to the channel's receiver.
+    /// @param quorum over the same digest, in the form of `payApproved`; not looked at without overrides
+    function fundChannel(ChannelFunding calldata funding, bytes32 r, bytes32 vs, bytes calldata quorum) external;
+
+    /// @notice The hub fetches what `fundChannel` is depositing. Nothing else, and nobody else, gets anything.
+    function collect(address payer, address token, uint256 amount, bytes32 channelId, bytes calldata data) external;
+
+    /// @notice Asks for all that is not claimed, on the agent's signature over a ChannelClosing.
+    function closeChannel(ChannelConfig calldata channel, uint256 deadline, bytes32 r, bytes32 vs) external;
+
+    /// @notice Brings home what `closeChannel` asked for, once the channel's delay is over. Anyone may call.
+    function finishChannel(ChannelConfig calldata channel) external;
+
+    /// @notice The one hub; 0: this wallet has no channels.
+    function HUB() external view returns (IChannelHub);
+
+    /// @notice Seconds of the longest `withdrawDelay` where `authorizer` claims for a receiver; 0: not named. A receiver
+    /// that claims for itself needs no name for a day at most.
+    function channelDelay(address authorizer) external view returns (uint256);
+}

@@ -226,6 +226,21 @@ interface IPolicyChanges {
     function withdraw(address to, uint256 amount) external;
     /// @notice Calls the escrow contract in the wallet's name: calldata of IWorkEscrow. Tightening: `dispute`.
     function callEscrow(bytes calldata call) external;
+    /// @notice What an agent may spend by x402 coupons, beside its limits; see `IX402Payer.coupons`. Tightening: 0.
+    function setCoupons(address agent, uint256 coupons) external;
+    /// @notice Lets `authorizer` claim for receivers of this wallet's channels, with a `withdrawDelay` of at most so many
+    /// seconds; 0: not any more. Tightening: less.
+    function setChannelAuthorizer(address authorizer, uint256 longestDelay) external;
+    /// @notice Asks the hub for what is not claimed of a channel, whose configuration this is. Tightening.
+    function closeChannel(
+        address payer,
+        address payerAuthorizer,
+        address receiver,
+        address receiverAuthorizer,
+        address token,
+        uint40 withdrawDelay,
+        bytes32 salt
+    ) external;
     /// @notice Spends an agent's nonce. Tightening.
     function cancelAgentNonce(address agent, uint256 nonce) external;
     /// @notice Withdraws a pending change. Tightening, except where the change is one of operators or delays:

@@ -16,6 +16,7 @@ mod payee;
 mod policy;
 mod policy_change;
 mod policy_check;
+mod policy_x402;
 mod reconcile;
 mod remote;
 mod serve;

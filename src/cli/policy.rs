@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::{CliError, block_on, policy_change, policy_check, remote::Remote};
+use super::{CliError, block_on, policy_change, policy_check, policy_x402, remote::Remote};
 
 /// What agents may do: check policy files, propose, sign and apply changes.
 #[derive(ClapArgs, Debug)]
@@ -20,6 +20,8 @@ enum Policy {
     Apply(policy_change::ApplyArgs),
     Cancel(policy_change::CancelArgs),
     List(policy_change::ListArgs),
+    Coupons(policy_x402::CouponsArgs),
+    Claimer(policy_x402::ClaimerArgs),
 }
 
 /// Runs the command.
@@ -34,5 +36,7 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
         Policy::Apply(args) => block_on(policy_change::apply(args, remote)),
         Policy::Cancel(args) => block_on(policy_change::cancel(args, remote)),
         Policy::List(args) => block_on(policy_change::list(args, remote)),
+        Policy::Coupons(args) => block_on(policy_x402::coupons(args, remote)),
+        Policy::Claimer(args) => block_on(policy_x402::claimer(args, remote)),
     }
 }

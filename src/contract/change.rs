@@ -13,6 +13,7 @@ use super::abi::{
     IPolicyChanges::{self, IPolicyChangesCalls as Calls},
     PayeeLimits,
 };
+use super::coupon::CouponGrant;
 use super::escrow::{IWorkEscrow::IWorkEscrowCalls, Terms, opener};
 use crate::money::Usdc;
 
@@ -90,6 +91,27 @@ pub fn describe(change: &[u8], names: &Names) -> Result<String, ChangeError> {
             format!("Withdraw {} to {}", usdc(call.amount), names.account(call.to))
         }
         Calls::callEscrow(call) => names.escrow_call(&call.call)?,
+        Calls::setCoupons(call) => {
+            format!("Set coupons of agent {}: {}", names.account(call.agent), coupons(call.coupons))
+        }
+        Calls::setChannelAuthorizer(call) if call.longestDelay.is_zero() => {
+            format!("Let {} claim from channels no more", names.account(call.authorizer))
+        }
+        Calls::setChannelAuthorizer(call) => format!(
+            "Let {} claim for the receivers of channels that return what is left within {}",
+            names.account(call.authorizer),
+            long_seconds(call.longestDelay)
+        ),
+        Calls::closeChannel(call) => format!(
+            "Close the channel from {} by {} to {}, claimed by {}, in token {}, delay {}, salt {}",
+            names.account(call.payer),
+            names.account(call.payerAuthorizer),
+            names.account(call.receiver),
+            names.account(call.receiverAuthorizer),
+            call.token,
+            long_seconds(U256::from(call.withdrawDelay)),
+            call.salt
+        ),
         Calls::cancelAgentNonce(call) => {
             format!("Void nonce {} of agent {}", call.nonce, names.account(call.agent))
         }
@@ -258,6 +280,31 @@ fn seconds(seconds: u32) -> String {
     }
 }
 
+/// Writes a number of seconds that may be out of all proportion.
+fn long_seconds(value: U256) -> String {
+    u32::try_from(value).map_or_else(|_| format!("{value} s"), seconds)
+}
+
+/// Tells every field of a grant, and what it adds up to.
+fn coupons(word: U256) -> String {
+    let grant = CouponGrant::unpack(word);
+    if grant.period_s == 0 {
+        return "none".to_owned();
+    }
+    let classes: Vec<String> = grant
+        .classes
+        .iter()
+        .filter(|class| class.count != 0)
+        .map(|class| format!("{} of at most {}", class.count, usdc(U256::from(class.most))))
+        .collect();
+    format!(
+        "every {}: {}; in all {} in each period, beside its other limits",
+        seconds(grant.period_s),
+        if classes.is_empty() { "none".to_owned() } else { classes.join(", ") },
+        usdc(U256::from(grant.allotment()))
+    )
+}
+
 /// Names a verb of `IPolicyChanges` by its selector.
 fn selector(selector: FixedBytes<4>) -> String {
     let name = match selector.0 {
@@ -270,6 +317,9 @@ fn selector(selector: FixedBytes<4>) -> String {
         IPolicyChanges::publishPolicyCall::SELECTOR => "publishPolicy",
         IPolicyChanges::withdrawCall::SELECTOR => "withdraw",
         IPolicyChanges::callEscrowCall::SELECTOR => "callEscrow",
+        IPolicyChanges::setCouponsCall::SELECTOR => "setCoupons",
+        IPolicyChanges::setChannelAuthorizerCall::SELECTOR => "setChannelAuthorizer",
+        IPolicyChanges::closeChannelCall::SELECTOR => "closeChannel",
         IPolicyChanges::cancelAgentNonceCall::SELECTOR => "cancelAgentNonce",
         IPolicyChanges::revokeCall::SELECTOR => "revoke",
         _ => return format!("the unknown verb {selector}"),
@@ -282,6 +332,7 @@ mod tests {
     use alloy::primitives::{B256, address, aliases::U40, aliases::U48};
 
     use super::*;
+    use crate::contract::coupon::CouponClass;
     use crate::contract::escrow::{IWorkEscrow, Payout, Proof, by, salt_of};
 
     const ACME: Address = address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC");
@@ -366,6 +417,40 @@ mod tests {
             told(IPolicyChanges::withdrawCall { to: ACME, amount: U256::from(1) })
                 .starts_with("Withdraw 0.000001 USDC to Acme")
         );
+        let grant = CouponGrant {
+            period_s: 3_600,
+            classes: [
+                CouponClass { count: 200, most: 10_000 },
+                CouponClass { count: 5, most: 1_000_000 },
+                CouponClass::default(),
+                CouponClass::default(),
+            ],
+        };
+        let set = |coupons| IPolicyChanges::setCouponsCall { agent: ACME, coupons };
+        assert!(told(set(grant.pack().unwrap())).ends_with(
+            "): every 1 h: 200 of at most 0.01 USDC, 5 of at most 1 USDC; in all 7 USDC in each \
+             period, beside its other limits"
+        ));
+        assert!(told(set(U256::ZERO)).ends_with("): none"));
+        let authorizer = |seconds: u64| IPolicyChanges::setChannelAuthorizerCall {
+            authorizer: ACME,
+            longestDelay: U256::from(seconds),
+        };
+        assert!(told(authorizer(172_800)).ends_with("return what is left within 2 d"));
+        assert!(told(authorizer(1 << 40)).ends_with("within 1099511627776 s"));
+        assert!(told(authorizer(0)).ends_with("claim from channels no more"));
+        let close = told(IPolicyChanges::closeChannelCall {
+            payer: Address::repeat_byte(1),
+            payerAuthorizer: Address::repeat_byte(2),
+            receiver: ACME,
+            receiverAuthorizer: Address::repeat_byte(3),
+            token: Address::repeat_byte(4),
+            withdrawDelay: U40::from(900),
+            salt: B256::repeat_byte(5),
+        });
+        assert!(close.starts_with("Close the channel from 0x0101"), "{close}");
+        assert!(close.contains("to Acme (0x") && close.contains("delay 15 min"), "{close}");
+        assert!(close.contains(&B256::repeat_byte(5).to_string()), "{close}");
         assert!(
             told(IPolicyChanges::revokeCall { change: payee(0, U48::MAX, 0).abi_encode().into() })
                 .starts_with("Withdraw the pending change: Remove payee Acme")

@@ -3,6 +3,9 @@
 //!
 //! The interface's `Voucher` is a row's shape in calldata. What is signed has the same name in
 //! EIP-712 and other fields: take its digest from [`Hub::voucher_digest`] and nowhere else.
+//!
+//! What an agent signs to fund or close a channel of the wallet's ([`ChannelFunding`],
+//! [`ChannelClosing`]) is hashed in the wallet's domain ([`super::domain`]).
 
 use alloy::{
     primitives::{Address, B256, Bytes, Signature, U256, address, b256, keccak256},
@@ -10,7 +13,8 @@ use alloy::{
 };
 
 pub use self::abi::{
-    ChannelConfig, IChannelHub, IDepositCollector, IErc3009Collector, Skip, Voucher, VoucherClaim,
+    ChannelClosing, ChannelConfig, ChannelFunding, IChannelHub, IChannelPayer, IDepositCollector,
+    IErc3009Collector, Skip, Voucher, VoucherClaim,
 };
 
 /// x402's batch-settlement contract on every chain; on the devnet, ChannelHub's code.

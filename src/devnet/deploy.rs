@@ -19,13 +19,15 @@ use serde_json::value::RawValue;
 use super::{
     DevnetError, Manifest,
     files::Cast,
-    profile::{Plan, Profile},
+    profile::{self, Plan, Profile},
 };
 use crate::{
     contract::{
         AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide,
+        coupon::{CouponClass, CouponGrant},
         escrow::{IEscrowPayer, IWorkEscrow},
-        hub, narrow,
+        hub::{self, IChannelPayer},
+        narrow,
     },
     money::UNITS_PER_USDC,
 };
@@ -50,7 +52,7 @@ sol! {
     }
 
     contract PolicyWallet {
-        constructor(address usdc, address escrow, bytes[] operators, uint64 threshold, uint32 delay, bytes[] changes);
+        constructor(address usdc, address escrow, address hub, bytes[] operators, uint64 threshold, uint32 delay, bytes[] changes);
     }
 }
 
@@ -191,6 +193,7 @@ async fn place_wallet(
     let arguments = PolicyWallet::constructorCall {
         usdc: profile.usdc,
         escrow,
+        hub: hub::HUB,
         operators: cast.operators.iter().map(|key| key.address().to_vec().into()).collect(),
         threshold: plan.threshold,
         delay: plan.delay_s,
@@ -207,6 +210,13 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
         let limits = AgentLimits::try_from(agent.policy.limits()).map_err(too_wide)?;
         let call = IPolicyChanges::setAgentCall { agent: agent.address, limits };
         changes.push(call.abi_encode().into());
+    }
+    for (agent, planned) in cast.agents.iter().zip(&plan.agents) {
+        let coupons = coupons(planned)?;
+        if !coupons.is_zero() {
+            let call = IPolicyChanges::setCouponsCall { agent: agent.address, coupons };
+            changes.push(call.abi_encode().into());
+        }
     }
     for payee in &plan.payees {
         let mut categories = 0;
@@ -235,6 +245,22 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
     Ok(changes)
 }
 
+fn coupons(agent: &profile::Agent) -> Result<U256, DevnetError> {
+    let fault = |why: &dyn std::fmt::Display| DevnetError::Description {
+        file: "script/devnet.toml",
+        source: format!("coupons of {}: {why}", agent.name).into(),
+    };
+    let plan = &agent.coupons;
+    let mut grant = CouponGrant { period_s: plan.period_s, ..CouponGrant::default() };
+    if plan.classes.len() > grant.classes.len() {
+        return Err(fault(&"more classes than there are"));
+    }
+    for (slot, class) in grant.classes.iter_mut().zip(&plan.classes) {
+        *slot = CouponClass { count: class.count, most: class.most.units() };
+    }
+    grant.pack().map_err(|why| fault(&why))
+}
+
 /// Reads back what matters: a devnet that is not what its tables say is worse than none.
 async fn check(
     node: &Node,
@@ -260,6 +286,10 @@ async fn check(
     let token = IWorkEscrow::new(paid_into, &node.provider).TOKEN().call().await.map_err(fail)?;
     if token != profile.usdc {
         return Err(chain(step, format!("its escrow {paid_into} holds another token")));
+    }
+    let channels = IChannelPayer::new(wallet, &node.provider).HUB().call().await.map_err(fail)?;
+    if channels != hub::HUB {
+        return Err(chain(step, format!("its channels are at {channels}")));
     }
     for agent in &cast.agents {
         let held = contract.agentLimits(agent.address).call().await.map_err(fail)?.limits;

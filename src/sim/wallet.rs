@@ -15,6 +15,7 @@ use crate::{
         IPolicyChanges::IPolicyChangesCalls as Changes,
         IPolicyWallet::{self, IPolicyWalletCalls as Calls},
         IQuorum, IUsdc, PayBatch, PayeeLimits, Tighten,
+        coupon::IX402Payer,
     },
     policy::overrides,
     window::{AgentWindow, WalletWindow},
@@ -143,6 +144,9 @@ impl State {
                 _ => return Err(Bytes::new()),
             };
             return Ok((answer.into(), logs));
+        }
+        if IX402Payer::couponsCall::abi_decode(data).is_ok() {
+            return Ok((IX402Payer::couponsCall::abi_encode_returns(&U256::ZERO).into(), logs));
         }
         let answer = match Calls::abi_decode(data).map_err(|_| Bytes::new())? {
             Calls::payBatch(call) => {

@@ -6,6 +6,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {DevUSDC} from "contracts/DevUSDC.sol";
 import {PolicyWallet} from "contracts/PolicyWallet.sol";
 import {AgentLimits, Batch, IPolicyChanges, IPolicyWallet, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
+import {IChannelHub} from "contracts/interfaces/IChannelHub.sol";
 import {IWorkEscrow} from "contracts/interfaces/IWorkEscrow.sol";
 
 /// @dev One payment as an agent signs it. `overrides` != 0 makes it an approved one.
@@ -57,7 +58,7 @@ abstract contract BaseTest is Test {
         }
         usdc = new DevUSDC(address(this));
         escrow = IWorkEscrow(deployCode("WorkEscrow.sol:WorkEscrow", abi.encode(usdc)));
-        wallet = new PolicyWallet(IERC20(address(usdc)), escrow, operators, 2, DELAY, _birth());
+        wallet = new PolicyWallet(IERC20(address(usdc)), escrow, IChannelHub(address(0)), operators, 2, DELAY, _birth());
         usdc.mint(address(wallet), 10_000_000 * USD);
         usdc.mint(payee, 1);
         usdc.mint(otherPayee, 1);

@@ -7,7 +7,7 @@ import {Stage} from "./Stage.sol";
 /// @dev W24. An agent (or anyone) tries to change the policy, to leave an allowance, or to speak for the wallet.
 contract W24_AgentHasNoAuthority is Stage {
     function _changes() private view returns (bytes[] memory all) {
-        all = new bytes[](10);
+        all = new bytes[](12);
         all[0] = setAgent(agent, limits());
         all[1] = setPayee(stranger, payee());
         all[2] = setCap(type(uint256).max);
@@ -16,8 +16,10 @@ contract W24_AgentHasNoAuthority is Stage {
         all[5] = abi.encodeCall(IPolicyChanges.setDelay, (IPolicyChanges.setAgent.selector, 0));
         all[6] = abi.encodeCall(IPolicyChanges.publishPolicy, (bytes32("mine")));
         all[7] = abi.encodeCall(IPolicyChanges.withdraw, (agent, 1));
-        all[8] = abi.encodeCall(IPolicyChanges.cancelAgentNonce, (agent2, 0));
-        all[9] = abi.encodeCall(IPolicyChanges.revoke, (setPayee(stranger, payee())));
+        all[8] = abi.encodeCall(IPolicyChanges.setCoupons, (agent, type(uint256).max));
+        all[9] = abi.encodeCall(IPolicyChanges.setChannelAuthorizer, (agent, 1));
+        all[10] = abi.encodeCall(IPolicyChanges.cancelAgentNonce, (agent2, 0));
+        all[11] = abi.encodeCall(IPolicyChanges.revoke, (setPayee(stranger, payee())));
     }
 
     function test_no_change_is_callable_by_itself() public {
@@ -64,7 +66,7 @@ contract W24_AgentHasNoAuthority is Stage {
     function test_one_operator_cannot_loosen() public {
         enact(setCap(5 * USD)); // else there is no cap to loosen
         bytes[] memory all = _changes();
-        for (uint256 i = 1; i < 8; ++i) {
+        for (uint256 i = 1; i < 10; ++i) {
             vm.prank(operators[0]);
             (bool done, bytes memory why) = address(wallet).call(abi.encodeCall(IPolicyWallet.tighten, (all[i])));
             assertFalse(done, "loosened by one");

@@ -20,13 +20,15 @@ contract W25_Timelock is Stage {
     function test_every_loosening_waits_its_delay() public {
         AgentLimits memory wider = limits();
         wider.dayCap += 1;
-        bytes[4] memory changes = [
+        bytes[6] memory changes = [
             setAgent(agent, wider),
             setPayee(stranger, payee()),
             setCap(5 * USD),
+            abi.encodeCall(IPolicyChanges.setCoupons, (agent, 1)),
+            abi.encodeCall(IPolicyChanges.setChannelAuthorizer, (stranger, 1 days)),
             abi.encodeCall(IPolicyChanges.setOperators, (new bytes[](0), new bytes[](0), 3))
         ];
-        for (uint256 i; i < 4; ++i) {
+        for (uint256 i; i < 6; ++i) {
             uint256 ready = _submitted(changes[i]);
             assertEq(ready, vm.getBlockTimestamp() + DELAY);
             vm.expectRevert(abi.encodeWithSelector(IPolicyWallet.NotReady.selector, ready));

@@ -149,7 +149,8 @@ contract EscrowDoorTest is DoorStage {
     function test_escrow_of_another_token_is_refused() public {
         address other = deployCode("WorkEscrow.sol:WorkEscrow", abi.encode(address(wallet)));
         bytes memory code = bytes.concat(
-            vm.getCode("PolicyWallet.sol:PolicyWallet"), abi.encode(usdc, other, operatorSet(), 2, DELAY, baseChanges())
+            vm.getCode("PolicyWallet.sol:PolicyWallet"),
+            abi.encode(usdc, other, address(0), operatorSet(), 2, DELAY, baseChanges())
         );
         vm.expectRevert(IPolicyWallet.InvalidChange.selector);
         this.create(code);
@@ -158,7 +159,8 @@ contract EscrowDoorTest is DoorStage {
     function test_a_wallet_without_an_escrow_opens_none() public {
         wallet = IPolicyWallet(
             deployCode(
-                "PolicyWallet.sol:PolicyWallet", abi.encode(usdc, address(0), operatorSet(), 2, DELAY, baseChanges())
+                "PolicyWallet.sol:PolicyWallet",
+                abi.encode(usdc, address(0), address(0), operatorSet(), 2, DELAY, baseChanges())
             )
         );
         fund(address(wallet), FUNDS);
