@@ -81,7 +81,7 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(inner: &'a Inner, request: &'a FacilitatorRequest) -> Result<(Self, Payload), Declined> {
         let offer = &request.payment_requirements;
-        let terms = read::terms(inner, offer)?;
+        let terms = read::checked(inner, offer.terms_untimed())?;
         if request.payment_payload.x402_version != 2 || !inner.facilitator.has_hub {
             let why = "batch-settlement is not settled here";
             return Err(Declined::new(Reason::UnsupportedScheme, why));
@@ -92,7 +92,7 @@ impl<'a> Asked<'a> {
         Ok((Self { inner, offer, terms, hub }, payload))
     }
 
-    /// Holds a channel against the offer; answers with its id.
+    /// Holds a channel against whom and what the offer pays; answers with its id.
     fn bound(&self, config: &ChannelConfig) -> Result<B256, Declined> {
         if config.receiver != self.terms.pay_to {
             return Err(no("receiver_mismatch", "the channel is for another receiver"));
@@ -100,6 +100,14 @@ impl<'a> Asked<'a> {
         if config.token != self.terms.asset {
             return Err(no("token_mismatch", "the channel is for another token"));
         }
+        if !WITHDRAW_DELAY.contains(&u64::from(config.withdraw_delay)) {
+            return Err(no("withdraw_delay_out_of_range", "withdrawDelay is 900 to 2592000"));
+        }
+        Ok(self.hub.channel_id(&(*config).into()))
+    }
+
+    /// Holds a channel against what the offer says of channels.
+    fn offered(&self, config: &ChannelConfig) -> Result<(), Declined> {
         let authorizer: Option<Address> =
             self.offer.extra_text("receiverAuthorizer").and_then(|text| text.parse().ok());
         if authorizer != Some(config.receiver_authorizer) {
@@ -111,10 +119,7 @@ impl<'a> Asked<'a> {
             let why = "the channel has another withdrawDelay than the offer";
             return Err(no("withdraw_delay_mismatch", why));
         }
-        if !WITHDRAW_DELAY.contains(&delay) {
-            return Err(no("withdraw_delay_out_of_range", "withdrawDelay is 900 to 2592000"));
-        }
-        Ok(self.hub.channel_id(&(*config).into()))
+        Ok(())
     }
 
     /// Is it a voucher of this channel, by its payer's key?
@@ -151,6 +156,7 @@ impl<'a> Asked<'a> {
 
     fn deposit(&self, deposit: &Deposit) -> Result<Job, Declined> {
         let (config, terms) = (&deposit.channel_config, &deposit.deposit);
+        self.offered(config)?;
         let id = self.vouched(config, &deposit.voucher)?;
         let Some(leave) = &terms.authorization.erc3009_authorization else {
             let why = "deposits are taken by EIP-3009 only";
@@ -391,6 +397,7 @@ async fn spendable(
     voucher: &Voucher,
     is_refund: bool,
 ) -> Result<ChannelState, Declined> {
+    asked.offered(config)?;
     let id = asked.vouched(config, voucher)?;
     let state = state(asked.inner, id, asked.inner.newest()).await?;
     let max = voucher.max_claimable_amount;

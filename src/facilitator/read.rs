@@ -112,7 +112,12 @@ pub(super) fn scheme(request: &FacilitatorRequest) -> Result<&str, Declined> {
 
 /// Reads what an offer asks for, on this chain and in this token.
 pub(super) fn terms(inner: &Inner, offer: &Requirements) -> Result<Terms, Declined> {
-    let terms = offer.terms().map_err(|error| {
+    checked(inner, offer.terms())
+}
+
+/// Holds what an offer asks for against this chain and this token.
+pub(super) fn checked(inner: &Inner, terms: Result<Terms, OfferError>) -> Result<Terms, Declined> {
+    let terms = terms.map_err(|error| {
         let reason = match error {
             OfferError::Network(_) => Reason::InvalidNetwork,
             OfferError::Field(_) => Reason::InvalidRequirements,

@@ -71,7 +71,7 @@ pub struct Terms {
     pub asset: Address,
     /// Who is paid.
     pub pay_to: Address,
-    /// Seconds in which the payment must be complete, above zero.
+    /// Seconds in which the payment must be complete.
     pub max_timeout_s: u64,
 }
 
@@ -183,6 +183,19 @@ impl Requirements {
     /// # Errors
     /// [`OfferError`].
     pub fn terms(&self) -> Result<Terms, OfferError> {
+        self.terms_within(1)
+    }
+
+    /// The same of what a seller asks of its facilitator beside any offer, such as a claim: official
+    /// sellers give that no time (0 seconds).
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    pub fn terms_untimed(&self) -> Result<Terms, OfferError> {
+        self.terms_within(0)
+    }
+
+    fn terms_within(&self, least_s: u64) -> Result<Terms, OfferError> {
         let address =
             |key| self.text(key).and_then(checksummed::parse).ok_or(OfferError::Field(key));
         let chain_id =
@@ -197,7 +210,7 @@ impl Requirements {
             max_timeout_s: self
                 .get("maxTimeoutSeconds")
                 .and_then(Value::as_u64)
-                .filter(|seconds| *seconds > 0)
+                .filter(|seconds| *seconds >= least_s)
                 .ok_or(OfferError::Field("maxTimeoutSeconds"))?,
         })
     }
@@ -291,6 +304,8 @@ mod tests {
             let terms = with(|offer| offer[key] = value.clone()).terms();
             assert_eq!(terms, Err(OfferError::Field(key)), "{value}");
         }
+        let untimed = with(|offer| offer["maxTimeoutSeconds"] = json!(0));
+        assert_eq!(untimed.terms_untimed().unwrap().max_timeout_s, 0);
         for network in
             ["solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "eip155:", "eip155:+1", "eip155:01"]
         {

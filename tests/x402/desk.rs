@@ -2,6 +2,7 @@
 
 use alloy::{
     primitives::{Address, B256, U256},
+    providers::Provider as _,
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
 use bursar::{
@@ -150,8 +151,27 @@ pub fn request_v1(offer: &Requirements, payload: &Payload) -> FacilitatorRequest
 /// A payer with 1 USDC.
 pub async fn payer(world: &World) -> PrivateKeySigner {
     let key = PrivateKeySigner::random();
-    world.chain.give(key.address(), 1_000_000).await;
+    fund(world, key.address()).await;
     key
+}
+
+/// Gives an account 1 USDC, in a block that the daemon has seen if it runs.
+pub async fn fund(world: &World, account: Address) {
+    world.chain.give(account, 1_000_000).await;
+    world.chain.mine().await;
+    seen(world).await;
+}
+
+/// Waits until the daemon has seen the newest block.
+pub async fn seen(world: &World) {
+    if !world.runs() {
+        return;
+    }
+    let height = world.chain.node.get_block_number().await.unwrap();
+    wait_for("the daemon's look at the newest block", async || {
+        (world.metric("bursar_head").await >= height).then_some(())
+    })
+    .await;
 }
 
 /// Waits until the wallet's tables say so of every settlement.

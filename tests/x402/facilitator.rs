@@ -14,7 +14,7 @@ use bursar::{
 };
 use serde_json::{Value, json};
 
-use super::desk::{Desk, all_are, now_s, offer, payer, request, request_v1, signed};
+use super::desk::{Desk, all_are, fund, now_s, offer, payer, request, request_v1, seen, signed};
 use crate::support::{Fault, Official, Plan, wait_for};
 
 #[tokio::test]
@@ -194,11 +194,8 @@ async fn what_is_not_as_it_should_be_is_refused_and_costs_nothing() {
     let call = payload.authorization.message().call(&payload.signature);
     let theirs = world.chain.send_from(world.card.deployer, world.card.usdc, call).await;
     let taken = request(&offer, &payload);
-    wait_for("the daemon's look at that block", async || {
-        let verified = desk.verify(&taken).await;
-        (verified.invalid_reason == Some(Reason::NonceUsed)).then_some(())
-    })
-    .await;
+    seen(&world).await;
+    assert_eq!(desk.verify(&taken).await.invalid_reason, Some(Reason::NonceUsed));
     let before = desk.sent().await;
     let settled = desk.settle(&taken).await;
     assert!(settled.success, "{settled:?}");
@@ -240,13 +237,15 @@ const ENDLESS: &str = "0x5b5f56";
 
 #[tokio::test]
 async fn a_contract_pays_by_its_own_word_and_wastes_little_gas() {
-    let world = Plan::new().start().await;
+    let world = Plan::new().config(|config| config.facilitator.wait_s = 25).start().await;
     let desk = Desk::of(&world);
     let (wallet, payee) = (Address::new(rand::random()), PrivateKeySigner::random().address());
-    world.chain.give(wallet, 1_000_000).await;
     world.chain.rpc("anvil_setCode", json!([wallet, BOOKED])).await;
+    fund(&world, wallet).await;
     let slot = async |value: B256| {
         world.chain.rpc("anvil_setStorageAt", json!([wallet, B256::ZERO, value])).await;
+        world.chain.mine().await;
+        seen(&world).await;
     };
     let offer = offer(&world, payee, 10_000);
     let domain = token_domain("USDC", "2", world.card.chain_id, world.card.usdc);
@@ -269,8 +268,8 @@ async fn a_contract_pays_by_its_own_word_and_wastes_little_gas() {
 
     // No account's signature stands in for a contract's, and none is waited for without end.
     let key = PrivateKeySigner::random();
-    world.chain.give(key.address(), 1_000_000).await;
     world.chain.rpc("anvil_setCode", json!([key.address(), ENDLESS])).await;
+    fund(&world, key.address()).await;
     let endless = request(&offer, &signed(&key, key.address(), &offer, |_| ()));
     let endless = serde_json::to_value(&endless).unwrap();
     desk.refuses(&endless, &Reason::InvalidSignature, "a wallet without end").await;
@@ -289,8 +288,8 @@ async fn a_contract_pays_by_its_own_word_and_wastes_little_gas() {
                 (!pool.is_empty()).then_some(())
             })
             .await;
+            // It mines.
             slot(B256::ZERO).await;
-            world.chain.mine().await;
         };
         let (settled, ()) = tokio::join!(settling, fickle);
         assert!(!settled.success && !settled.is_pending(), "{settled:?}");
@@ -317,8 +316,8 @@ async fn a_delegation_is_redeemed_once() {
     let world = Plan::new().start().await;
     let desk = Desk::of(&world);
     let (manager, payee) = (Address::new(rand::random()), PrivateKeySigner::random().address());
-    world.chain.give(manager, 1_000_000).await;
     world.chain.rpc("anvil_setCode", json!([manager, generous(world.card.usdc)])).await;
+    fund(&world, manager).await;
     let terms = offer(&world, payee, 10_000).terms().unwrap();
     let extra = json!({ "assetTransferMethod": "erc7710" }).as_object().unwrap().clone();
     let offer = Requirements::new("exact", &terms, extra).unwrap();
@@ -347,8 +346,8 @@ async fn a_delegation_is_redeemed_once() {
         let refused = serde_json::to_value(request(&offer, &given(manager, 0))).unwrap();
         desk.refuses(&refused, &reason, "no manager").await;
     }
-    world.chain.give(idle, 1_000_000).await;
     world.chain.rpc("anvil_setCode", json!([idle, "0x00"])).await;
+    fund(&world, idle).await;
     let sent = desk.sent().await;
     for n in 0..4 {
         let answer = desk.settle(&request(&offer, &given(idle, n))).await;
@@ -364,7 +363,11 @@ async fn what_is_not_known_yet_is_pending_and_never_sent_twice() {
     let plan = Plan::new().automine();
     let (mut world, proxy) = plan.behind_a_proxy().await;
     world.stop().await;
-    world.configure(|config| config.facilitator.wait_s = 1);
+    world.configure(|config| {
+        config.facilitator.wait_s = 1;
+        // The hash stays what it was.
+        config.submit.replace_after_s = 600;
+    });
     world.restart().await;
     let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
     let offer = offer(&world, payee, 10_000);

@@ -22,7 +22,7 @@ use bursar::{
 use serde_json::{Value, json};
 
 use super::desk::{Desk, all_are, now_s, payer, request};
-use crate::support::{Plan, World};
+use crate::support::{Official, Plan, World};
 
 /// A buyer, its channel with a seller, and the seller's keys.
 struct Stage<'a> {
@@ -321,5 +321,40 @@ async fn what_is_wrong_with_a_channel_is_said_by_its_name() {
     refused(stage.vouched(2_000), "cumulative_below_claimed").await;
     refused(claim(rows.clone(), stage.claims_signed(&rows)), "payload_type").await;
     assert_eq!(desk.sent().await, 2);
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn official_buyers_and_sellers_keep_their_channels_here() {
+    let world = Plan::new().start().await;
+    let desk = Desk::of(&world);
+    let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
+    let mut selling = Official::config(&world, "seller", &PrivateKeySigner::random());
+    selling["facilitator"] = json!(desk.url());
+    selling["payTo"] = json!(payee.to_string());
+    selling["price"] = json!("1000");
+    let (seller, buyer) = tokio::join!(
+        Official::start("channels.mjs", selling),
+        Official::start("channels.mjs", Official::config(&world, "buyer", &key)),
+    );
+    for n in 1..=5 {
+        let answer = buyer.ask(json!({ "url": seller.url() })).await;
+        assert_eq!(answer["status"], 200, "{answer}");
+        assert_eq!(answer["body"], json!({ "sold": n }).to_string());
+    }
+    assert_eq!(desk.sent().await, 1, "one deposit for five calls");
+    let deposited = 1_000_000 - world.chain.usdc_of(key.address()).await;
+    assert_eq!(world.chain.usdc_of(HUB).await, deposited);
+    let claimed = seller.ask(json!({ "claim": true })).await;
+    assert_eq!(claimed["claims"][0]["vouchers"], 1, "{claimed}");
+    assert_eq!(world.chain.usdc_of(payee).await, 5_000);
+    // One more call, and the rest goes back: what was charged is claimed first.
+    let answer = buyer.ask(json!({ "url": seller.url() })).await;
+    assert_eq!(answer["status"], 200, "{answer}");
+    let refunded = buyer.ask(json!({ "url": seller.url(), "refund": true })).await;
+    assert_eq!(refunded["success"], true, "{refunded}");
+    assert_eq!(refunded["amount"], json!((deposited - 6_000).to_string()));
+    assert_eq!(world.chain.usdc_of(key.address()).await, 994_000);
+    assert_eq!(world.chain.usdc_of(HUB).await, 1_000);
     world.judge().await;
 }
