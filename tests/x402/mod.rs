@@ -3,4 +3,5 @@
 mod desk;
 mod facilitator;
 mod facilitator_channels;
+mod facilitator_wallet;
 mod official;
