@@ -35,7 +35,7 @@ use crate::{
     payment::{AgentId, is_payee_label},
     policy::{ChainLimits, PayeeRecord},
     refusal::{Code, Refusal},
-    rpc::At,
+    rpc::{At, Head},
     store::{ProposalRow, SignatureRow, Tx, TxKind, Word},
     submit::{Manifest, Outgoing, relay},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
@@ -85,8 +85,8 @@ fn topics() -> Vec<B256> {
 
 /// Reads policy events up to `head` that were not read yet, writes them into the audit log, and
 /// reads the contract again if there were any, or if it could not be read before.
-pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> {
-    events(inner, head).await?;
+pub(crate) async fn follow(inner: &Inner, last: &Head) -> Result<(), EngineError> {
+    events(inner, last).await?;
     refresh(inner).await
 }
 
@@ -95,8 +95,8 @@ pub(crate) async fn refresh(inner: &Inner) -> Result<(), EngineError> {
     if inner.stale.load(Ordering::Acquire) { reload(inner).await } else { Ok(()) }
 }
 
-async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
-    let chain = &inner.config.chain;
+async fn events(inner: &Inner, last: &Head) -> Result<(), EngineError> {
+    let (chain, head) = (&inner.config.chain, last.height());
     loop {
         let read = inner.store.meta(FOLLOWED).await?;
         let from = read
@@ -107,11 +107,11 @@ async fn events(inner: &Inner, head: u64) -> Result<(), EngineError> {
             return Ok(());
         }
         let to = head.min(from + LOG_SPAN - 1);
-        let logs = inner.rpc.logs(chain.wallet, from, to, &topics()).await?;
+        let logs = inner.rpc.logs(chain.wallet, (from, to), &topics(), last).await?;
         if logs.is_empty() && to - from < QUIET {
             return Ok(());
         }
-        let landed = landed(inner, &logs).await?;
+        let landed = landed(inner, &logs, last).await?;
         let mut drafts = Vec::new();
         let mut store = inner.store.begin().await?;
         // Another daemon read them in the meantime: each event is taken up once.
@@ -152,6 +152,7 @@ fn frozen_by(change: &[u8]) -> Option<Address> {
 async fn landed(
     inner: &Inner,
     logs: &[alloy::rpc::types::Log],
+    last: &Head,
 ) -> Result<HashMap<String, Place>, EngineError> {
     let lifts = logs
         .iter()
@@ -170,9 +171,7 @@ async fn landed(
         })
         .collect();
     let hashes: Vec<B256> = orders.iter().map(|(_, hash)| *hash).collect();
-    for ((id, _), receipt) in
-        orders.into_iter().zip(inner.rpc.receipts(inner.height(), &hashes).await?)
-    {
+    for ((id, _), receipt) in orders.into_iter().zip(inner.rpc.receipts(last, &hashes).await?) {
         if let Some((block, index)) =
             receipt.and_then(|receipt| Some((receipt.block_number?, receipt.transaction_index?)))
         {

@@ -498,76 +498,85 @@ impl Rpc {
         Ok(head)
     }
 
-    /// Asks for heads by number; `None` where the node has none.
+    /// Asks for the heads of blocks by number, of a node that has `top`: depth is counted on one chain,
+    /// and one of several nodes may be behind, or on a branch that the others have left. `None` only
+    /// above `top`.
     ///
     /// # Errors
-    /// [`RpcError`] if any answer is missing.
-    pub async fn heads(&self, numbers: &[u64]) -> Result<Vec<Option<Head>>, RpcError> {
-        let params: Vec<Value> =
-            numbers.iter().map(|n| json!([format!("{n:#x}"), false])).collect();
-        self.batch("eth_getBlockByNumber", &params).await?.into_iter().collect()
-    }
-
-    /// Asks for heads by number, again and of another node if one is missing up to `newest`, which is
-    /// known to be there.
-    ///
-    /// # Errors
-    /// [`RpcError`] if any answer is missing.
-    pub async fn heads_up_to(
+    /// [`RpcError`], also if no node has `top`.
+    pub async fn heads_under(
         &self,
-        newest: u64,
+        top: &Head,
         numbers: &[u64],
     ) -> Result<Vec<Option<Head>>, RpcError> {
-        let mut tries = TRIES;
-        loop {
-            tries -= 1;
-            let heads = self.heads(numbers).await?;
-            let is_behind =
-                heads.iter().zip(numbers).any(|(head, n)| head.is_none() && *n <= newest);
-            if !is_behind || tries == 0 {
-                return Ok(heads);
+        const METHOD: &str = "eth_getBlockByNumber";
+        let params: Vec<Value> = numbers.iter().map(|number| block_by(*number)).collect();
+        let mut heads: Vec<Option<Head>> = Vec::with_capacity(numbers.len());
+        // One place in each request is for `top`.
+        for (params, numbers) in params.chunks(BATCH_LIMIT - 1).zip(numbers.chunks(BATCH_LIMIT - 1))
+        {
+            let calls: Vec<_> = params.iter().map(|params| (METHOD, params)).collect();
+            let below: Vec<Option<Head>> = self.under(top, &calls).await?;
+            let mut both = below.iter().zip(numbers);
+            if both.any(|(head, number)| head.is_none() && *number <= top.height()) {
+                return Err(RpcError::unknown(METHOD, "the node left out a block of its chain"));
             }
-            self.turn();
+            heads.extend(below);
         }
+        Ok(heads)
     }
 
-    /// Asks for receipts, of nodes that have block `newest`; `None` proves nothing.
+    /// Asks for receipts, of a node that has `top`; `None` proves nothing.
     ///
     /// # Errors
-    /// [`RpcError`] if any answer is missing.
+    /// [`RpcError`], also if no node has `top`.
     pub async fn receipts(
         &self,
-        newest: u64,
+        top: &Head,
         hashes: &[B256],
     ) -> Result<Vec<Option<TransactionReceipt>>, RpcError> {
-        const METHOD: &str = "eth_getTransactionReceipt";
-        let head = json!([format!("{newest:#x}"), false]);
         let mut receipts = Vec::with_capacity(hashes.len());
         for chunk in hashes.chunks(RECEIPTS_LIMIT) {
             let params: Vec<Value> = chunk.iter().map(|hash| json!([hash])).collect();
-            let mut calls = vec![("eth_getBlockByNumber", &head)];
-            calls.extend(params.iter().map(|params| (METHOD, params)));
-            let mut tries = TRIES;
-            loop {
-                tries -= 1;
-                let (head, list) = self
-                    .at_once(&calls, |answers| {
-                        let mut answers = answers.into_iter();
-                        let head = answers.next().map(|head| decode(METHOD, head)).transpose()?;
-                        let list = answers.map(|answer| decode(METHOD, answer));
-                        Ok((head.flatten(), list.collect::<Result<Vec<_>, _>>()?))
-                    })
-                    .await?;
-                // A node that is behind knows less than others: one that is not has its turn.
-                let has_it: Option<Head> = head;
-                if has_it.is_some() || tries == 0 {
-                    receipts.extend(list);
-                    break;
-                }
-                self.turn();
-            }
+            let calls: Vec<_> =
+                params.iter().map(|params| ("eth_getTransactionReceipt", params)).collect();
+            receipts.append(&mut self.under(top, &calls).await?);
         }
         Ok(receipts)
+    }
+
+    /// Makes calls in one request of a node that has `top`, and leaves one that has not: it is behind,
+    /// or on a branch that the others have left, and does not say so.
+    async fn under<T: DeserializeOwned>(
+        &self,
+        top: &Head,
+        calls: &[(&'static str, &Value)],
+    ) -> Result<Vec<T>, RpcError> {
+        const METHOD: &str = "eth_getBlockByNumber";
+        let tip = block_by(top.height());
+        let mut all = vec![(METHOD, &tip)];
+        all.extend_from_slice(calls);
+        for _ in 0..TRIES {
+            let list = self
+                .at_once(&all, |answers| {
+                    let mut answers = answers.into_iter();
+                    let tip = answers.next().map(|tip| decode(METHOD, tip)).transpose()?;
+                    let tip: Option<Head> = tip.flatten();
+                    if tip.is_none_or(|tip| tip.hash != top.hash) {
+                        return Ok(None);
+                    }
+                    let methods = calls.iter().map(|(method, _)| *method);
+                    let list = methods.zip(answers).map(|(method, answer)| decode(method, answer));
+                    list.collect::<Result<Vec<T>, _>>().map(Some)
+                })
+                .await?;
+            if let Some(list) = list {
+                return Ok(list);
+            }
+            self.turn();
+        }
+        let why = format!("no node has block {} with hash {}", top.height(), top.hash);
+        Err(RpcError::unknown(METHOD, why))
     }
 
     /// Asks for an account's next nonce: a lower bound, as that node knows it.
@@ -669,66 +678,44 @@ impl Rpc {
         }
     }
 
-    /// Asks for a contract's logs in a span of blocks with any of the given first topics.
+    /// Asks for a contract's logs in a span of blocks with any of the given first topics, of a node
+    /// that has `top`, which is not below `to`.
     ///
     /// # Errors
-    /// [`RpcError`].
+    /// [`RpcError`], also if no node has `top`.
     pub async fn logs(
         &self,
         address: Address,
-        from: u64,
-        to: u64,
+        (from, to): (u64, u64),
         topics: &[B256],
+        top: &Head,
     ) -> Result<Vec<Log>, RpcError> {
-        let filter = json!([{
-            "address": address,
-            "fromBlock": format!("{from:#x}"),
-            "toBlock": format!("{to:#x}"),
-            "topics": [topics],
-        }]);
-        self.logs_by(filter, to).await
+        self.logs_by(address, (from, to), json!([topics]), top).await
     }
 
-    /// Asks for logs up to a block that the node must have: one that is behind knows of none, and
-    /// does not say so. `filter` is the call's parameters.
+    /// The same with each topic as `eth_getLogs` takes it: one, a list of which any will do, or null.
     ///
     /// # Errors
-    /// [`RpcError`].
-    pub(crate) async fn logs_by(&self, filter: Value, to: u64) -> Result<Vec<Log>, RpcError> {
-        let last = json!([format!("{to:#x}"), false]);
-        for _ in 0..TRIES {
-            let (last, logs): (Option<Head>, _) = self
-                .both(("eth_getBlockByNumber", &last), ("eth_getLogs", &filter), |_| Ok(()))
-                .await?;
-            if last.is_some() {
-                return Ok(logs);
-            }
-            self.turn();
-        }
-        Err(RpcError::unknown("eth_getLogs", format!("the node has no block {to}")))
-    }
-
-    /// Asks for a contract's logs with any of the given first topics and exactly the next two.
-    ///
-    /// # Errors
-    /// [`RpcError`].
-    pub async fn logs_of(
+    /// As [`Rpc::logs`].
+    pub async fn logs_by(
         &self,
         address: Address,
-        from: u64,
-        to: u64,
-        topics: &[B256],
-        second: B256,
-        third: B256,
+        (from, to): (u64, u64),
+        topics: Value,
+        top: &Head,
     ) -> Result<Vec<Log>, RpcError> {
         let filter = json!([{
             "address": address,
             "fromBlock": format!("{from:#x}"),
             "toBlock": format!("{to:#x}"),
-            "topics": [topics, second, third],
+            "topics": topics,
         }]);
-        self.logs_by(filter, to).await
+        Ok(self.under(top, &[("eth_getLogs", &filter)]).await?.pop().unwrap_or_default())
     }
+}
+
+fn block_by(number: u64) -> Value {
+    json!([format!("{number:#x}"), false])
 }
 
 fn read<T: DeserializeOwned>(method: &'static str, bytes: &[u8]) -> Result<T, RpcError> {

@@ -18,7 +18,16 @@ struct Node {
 async fn answer(State(node): State<Arc<Node>>, body: String) -> (StatusCode, String) {
     node.asked.fetch_add(1, Ordering::SeqCst);
     let request: Value = serde_json::from_str(&body).unwrap();
-    (node.says)(request["method"].as_str().unwrap())
+    let Some(calls) = request.as_array() else {
+        return (node.says)(request["method"].as_str().unwrap());
+    };
+    let answers = calls.iter().map(|call| {
+        let (_, text) = (node.says)(call["method"].as_str().unwrap());
+        let mut answer: Value = serde_json::from_str(&text).unwrap();
+        answer["id"] = call["id"].clone();
+        answer
+    });
+    (StatusCode::OK, Value::from_iter(answers).to_string())
 }
 
 async fn start(says: Says) -> (String, Arc<Node>) {
@@ -93,4 +102,39 @@ async fn an_endpoint_on_another_chain_is_skipped() {
     let rpc = Rpc::new(vec![wrong.clone(), wrong], CHAIN, Duration::from_secs(15)).unwrap();
     let refused = ask(&rpc).await;
     assert!(matches!(refused, Err(RpcError::WrongChain { found: 1, expected: CHAIN })));
+}
+
+/// A block 9 whose hash is all `digit`, and a log of that chain's own.
+fn branch(method: &str, digit: &str) -> (StatusCode, String) {
+    let hash = format!("0x{}", digit.repeat(64));
+    let result = match method {
+        "eth_chainId" => return good(method),
+        "eth_getBlockByNumber" => {
+            json!({ "number": "0x9", "hash": hash, "parentHash": B256::ZERO, "timestamp": "0x1" })
+        }
+        _ => json!([{
+            "address": Address::ZERO, "topics": [hash], "data": "0x", "blockNumber": "0x9",
+            "blockHash": hash, "transactionHash": hash, "transactionIndex": "0x0",
+            "logIndex": "0x0", "removed": false,
+        }]),
+    };
+    (StatusCode::OK, json!({ "id": 0, "result": result }).to_string())
+}
+
+#[tokio::test]
+async fn a_node_on_a_branch_that_the_others_left_is_not_asked_for_logs_and_depth() {
+    let ((left, _), (right, _)) =
+        (start(|method| branch(method, "a")).await, start(|method| branch(method, "b")).await);
+    let rpc = Rpc::new(vec![left.clone(), right], CHAIN, Duration::from_secs(15)).unwrap();
+    let hash = B256::repeat_byte(0xbb);
+    let (number, parent_hash) = (U64::from(9), B256::ZERO);
+    let (timestamp, base_fee_per_gas) = (U64::from(1), U256::ZERO);
+    let top = Head { number, hash, parent_hash, timestamp, base_fee_per_gas };
+    let logs = rpc.logs(Address::ZERO, (1, 9), &[], &top).await.unwrap();
+    assert_eq!(logs[0].topics(), [hash]);
+
+    let rpc = Rpc::new(vec![left], CHAIN, Duration::from_secs(15)).unwrap();
+    assert!(rpc.logs(Address::ZERO, (1, 9), &[], &top).await.is_err());
+    let heads = rpc.heads_under(&top, &[9]).await;
+    assert!(matches!(heads, Err(RpcError::Unknown { .. })), "{heads:?}");
 }

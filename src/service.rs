@@ -307,16 +307,19 @@ pub(crate) async fn wake(
         nonce_epoch,
         config,
     });
-    inner.set_head(inner.rpc.latest().await?);
+    let head = inner.rpc.latest().await?;
+    inner.set_head(head);
     // The past first: what was final, what is reserved, what is on its way.
-    let last = (inner.height() + 1).saturating_sub(inner.config.chain.confirmations);
     {
         // Nothing that counts changes while it is read, and from then on every change is heard.
         let turn = inner.store.begin().await?;
         turn.listen();
         load_history(&inner).await?;
     }
-    governance::follow(&inner, last).await?;
+    match submit::confirm::last_final(&inner, &head).await? {
+        Some(last) => governance::follow(&inner, &last).await?,
+        None => governance::refresh(&inner).await?,
+    }
     lease::start(&inner).await?;
     crash::at(Point::StartLoaded);
     Ok(Awake { inner, queue, lock })

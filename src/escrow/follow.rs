@@ -18,7 +18,7 @@ use crate::{
     engine::{EngineError, Inner},
     ledger::Account,
     money::Usdc,
-    rpc::RpcError,
+    rpc::{Head, RpcError},
     store::{EscrowRow, StepRow, Tx},
 };
 
@@ -46,9 +46,10 @@ fn topics() -> Vec<B256> {
     ]
 }
 
-/// Reads the logs up to `head`, a final block, that were not read yet.
-pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> {
+/// Reads the logs up to `last`, a final block, that were not read yet.
+pub(crate) async fn follow(inner: &Inner, last: &Head) -> Result<(), EngineError> {
     let Some(place) = &inner.escrow else { return Ok(()) };
+    let head = last.height();
     loop {
         let read = inner.store.meta(FOLLOWED).await?;
         let from = read
@@ -59,11 +60,11 @@ pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> 
             return Ok(());
         }
         let to = head.min(from + LOG_SPAN - 1);
-        let logs = inner.rpc.logs(place.address, from, to, &topics()).await?;
+        let logs = inner.rpc.logs(place.address, (from, to), &topics(), last).await?;
         if logs.is_empty() && to - from < QUIET {
             return Ok(());
         }
-        let times = times(inner, &logs).await?;
+        let times = times(inner, &logs, last).await?;
         let now_ms = inner.clock.now_ms();
         let mut store = inner.store.begin().await?;
         // Another daemon read them in the meantime: each log is taken up once.
@@ -83,11 +84,11 @@ pub(crate) async fn follow(inner: &Inner, head: u64) -> Result<(), EngineError> 
 }
 
 /// Reads the times of the blocks that the logs stand in.
-async fn times(inner: &Inner, logs: &[Log]) -> Result<HashMap<u64, u64>, EngineError> {
+async fn times(inner: &Inner, logs: &[Log], last: &Head) -> Result<HashMap<u64, u64>, EngineError> {
     let mut numbers: Vec<u64> = logs.iter().filter_map(|log| log.block_number).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let heads = inner.rpc.heads(&numbers).await?;
+    let heads = inner.rpc.heads_under(last, &numbers).await?;
     Ok(heads.into_iter().flatten().map(|head| (head.height(), head.time_s())).collect())
 }
 

@@ -18,7 +18,7 @@ use crate::{
         escrow::IEscrowPayer,
     },
     money::Usdc,
-    rpc::{At, Rpc},
+    rpc::{At, Head, Rpc},
 };
 
 /// One transfer out of the wallet that a payment has to explain.
@@ -58,18 +58,18 @@ const NOT_AN_EVENT: ReconcileError =
 const NO_PLACE: ReconcileError = ReconcileError::Nonsense("a log without transaction or block");
 
 impl Moves {
-    /// Reads a span of blocks, both ends included.
+    /// Reads a span of blocks, both ends included, of the chain that ends in `top`.
     pub(crate) async fn read(
         config: &ChainConfig,
         rpc: &Rpc,
-        from: u64,
-        to: u64,
+        span: (u64, u64),
+        top: &Head,
     ) -> Result<Self, ReconcileError> {
         let wallet = config.wallet.into_word();
         let transfer = IUsdc::Transfer::SIGNATURE_HASH;
-        let mut moves = Self::read_outgoing(config, rpc, from, to).await?;
+        let mut moves = Self::read_outgoing(config, rpc, span, top).await?;
         let topics = json!([transfer, Value::Null, wallet]);
-        for log in &rpc.logs_by(filter(config.usdc, from, to, topics), to).await? {
+        for log in &rpc.logs_by(config.usdc, span, topics, top).await? {
             moves.came_in += transfer_of(log)?.value;
         }
         Ok(moves)
@@ -79,11 +79,11 @@ impl Moves {
     pub(crate) async fn read_outgoing(
         config: &ChainConfig,
         rpc: &Rpc,
-        from: u64,
-        to: u64,
+        span: (u64, u64),
+        top: &Head,
     ) -> Result<Self, ReconcileError> {
         let topics = json!([IUsdc::Transfer::SIGNATURE_HASH, config.wallet.into_word()]);
-        let transfers = rpc.logs_by(filter(config.usdc, from, to, topics), to).await?;
+        let transfers = rpc.logs_by(config.usdc, span, topics, top).await?;
         let mut moves = Self::default();
         if transfers.is_empty() {
             return Ok(moves);
@@ -95,7 +95,7 @@ impl Moves {
             IPolicyWallet::Approved::SIGNATURE_HASH,
             IEscrowPayer::EscrowOpened::SIGNATURE_HASH,
         ]]);
-        let own = rpc.logs_by(filter(config.wallet, from, to, topics), to).await?;
+        let own = rpc.logs_by(config.wallet, span, topics, top).await?;
         // What the wallet itself says left by another door than a payment's: transaction, account,
         // amount. A door that is added is explained here.
         let mut other_doors: HashMap<(B256, Address, U256), u32> = HashMap::new();
@@ -144,11 +144,6 @@ impl Moves {
         }
         Ok(moves)
     }
-}
-
-fn filter(address: Address, from: u64, to: u64, topics: Value) -> Value {
-    let (from, to) = (format!("{from:#x}"), format!("{to:#x}"));
-    json!([{ "address": address, "fromBlock": from, "toBlock": to, "topics": topics }])
 }
 
 fn transfer_of(log: &Log) -> Result<IUsdc::Transfer, ReconcileError> {

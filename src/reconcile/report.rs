@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::ChainConfig,
     money::Usdc,
-    rpc::{At, Rpc},
+    rpc::{At, Head, Rpc},
     store::{PaymentRow, Posting, SettledPayment, Store},
 };
 
@@ -136,14 +136,17 @@ pub async fn reconcile(
     store: &Store,
 ) -> Result<Report, ReconcileError> {
     // The block first: whatever it holds, the books know by the time they are read.
-    let block = rpc.latest().await?.height().saturating_sub(config.confirmations - 1);
+    let head = rpc.latest().await?;
+    let block = head.height().saturating_sub(config.confirmations - 1);
+    let last = rpc.heads_under(&head, &[block]).await?.into_iter().flatten().next();
+    let last = last.ok_or(ReconcileError::Moved)?;
 
     let mut paid = Vec::new();
     let (mut deposited, mut withdrawn) = (U256::ZERO, U256::ZERO);
     let mut from = config.from_block;
     while from <= block {
         let to = block.min(from + BLOCKS - 1);
-        let moves = Moves::read(config, rpc, from, to).await?;
+        let moves = Moves::read(config, rpc, (from, to), &last).await?;
         deposited += moves.came_in;
         withdrawn += moves.withdrawn;
         paid.extend(moves.out.into_iter().map(|out| Movement {
@@ -184,14 +187,14 @@ pub async fn reconcile(
     missing.sort();
 
     let escrows = escrows::compare(config, rpc, store).await?;
-    let payees = lines(config, rpc, block, &books, &paid, &in_flight).await?;
+    let payees = lines(config, rpc, &last, &books, &paid, &in_flight).await?;
     let sum = |movements: &[Movement]| {
         movements.iter().fold(U256::ZERO, |sum, m| sum + U256::from(m.amount.units()))
     };
     Ok(Report {
         block,
         payees,
-        balance: balance_of(config, rpc, config.wallet, At::Number(block)).await?,
+        balance: balance_of(config, rpc, config.wallet, At::from(&last)).await?,
         deposited,
         withdrawn,
         paid: sum(&paid),
@@ -268,7 +271,7 @@ async fn accounts(store: &Store) -> Result<Vec<Posting>, ReconcileError> {
 async fn lines(
     config: &ChainConfig,
     rpc: &Rpc,
-    block: u64,
+    last: &Head,
     books: &Books,
     paid: &[Movement],
     in_flight: &BTreeMap<Address, Usdc>,
@@ -279,7 +282,7 @@ async fn lines(
     }
     let (mut before, mut later) = (BTreeMap::new(), BTreeMap::new());
     for payment in &books.settled {
-        let sums = if payment.block <= block { &mut before } else { &mut later };
+        let sums = if payment.block <= last.height() { &mut before } else { &mut later };
         add(sums, payment.payee, payment.amount);
     }
     let postings: BTreeMap<Address, &Posting> =
@@ -304,7 +307,7 @@ async fn lines(
             transfers: posting.map_or(Usdc::ZERO, |posting| posting.transfers),
             funded: posting.map_or(Usdc::ZERO, |posting| posting.funded),
             released: posting.map_or(Usdc::ZERO, |posting| posting.released),
-            balance: balance_of(config, rpc, payee, At::Number(block)).await?,
+            balance: balance_of(config, rpc, payee, last.into()).await?,
         });
     }
     Ok(lines)

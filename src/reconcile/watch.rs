@@ -18,7 +18,7 @@ use std::{
 use alloy::primitives::{B256, U256};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::{
@@ -123,17 +123,17 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
         let Some(head) = inner.head() else { continue };
         match watch.look(&inner, head).await {
             Ok(()) => {}
-            Err(ReconcileError::Moved) => watch.wait(),
+            Err(ReconcileError::Moved) => watch.wait(&inner),
             Err(error) => {
                 warn!(%error, "chain and books could not be compared; trying again");
-                watch.wait();
+                watch.wait(&inner);
             }
         }
     }
 }
 
 /// What the task remembers between two looks; all of it can be lost.
-struct Watch {
+pub(crate) struct Watch {
     /// The head that was looked at last.
     seen: Option<Head>,
     /// The last block whose transfers were looked at before they were final.
@@ -143,9 +143,10 @@ struct Watch {
     stored: Option<(String, u64)>,
     /// Blocks in the next question.
     span: u64,
-    settled: Option<Instant>,
+    /// When everything final was checked, by [`crate::clock::Clock::steady`].
+    settled: Option<Duration>,
     /// Nothing is looked at again before.
-    not_before: Option<Instant>,
+    not_before: Option<Duration>,
     pause: Duration,
     /// Payments whose transfer was not found once.
     doubted: HashSet<PaymentId>,
@@ -187,13 +188,13 @@ struct Stretch {
 }
 
 impl Watch {
-    fn wait(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause);
+    fn wait(&mut self, inner: &Inner) {
+        self.not_before = Some(inner.clock.steady() + self.pause);
         self.pause = (self.pause * 2).min(AGAIN_AT_MOST);
     }
 
-    async fn look(&mut self, inner: &Inner, head: Head) -> Result<(), ReconcileError> {
-        let now = Instant::now();
+    pub(crate) async fn look(&mut self, inner: &Inner, head: Head) -> Result<(), ReconcileError> {
+        let now = inner.clock.steady();
         let is_new = self.seen != Some(head);
         if !is_new && self.not_before.is_some_and(|at| now < at) {
             return Ok(());
@@ -209,13 +210,13 @@ impl Watch {
         if !is_first && self.settled.is_some_and(|at| now < at + SETTLE_EVERY) {
             return Ok(());
         }
-        match self.settle(inner, last).await? {
+        match self.settle(inner, &head, last).await? {
             Step::Done => {
                 self.settled = Some(now);
                 (self.not_before, self.pause) = (None, AGAIN);
             }
             Step::More => self.settled = None,
-            Step::Held => self.wait(),
+            Step::Held => self.wait(inner),
         }
         Ok(())
     }
@@ -234,7 +235,7 @@ impl Watch {
             return Ok(());
         }
         let chain = &inner.config.chain;
-        let moves = Moves::read_outgoing(chain, &inner.rpc, from, head.height()).await?;
+        let moves = Moves::read_outgoing(chain, &inner.rpc, (from, head.height()), &head).await?;
         let verdict = explain(&inner.store, &moves).await?;
         let mut found = Found::default();
         found.unexplained(inner, &moves, &verdict, head.height());
@@ -244,29 +245,36 @@ impl Watch {
             found.clear_others(standing.iter().filter(|old| old.block > last));
         }
         if !found.is_empty() {
-            // The blocks that were read must be those under this head.
-            let now = inner.rpc.heads(&[head.height()]).await?.into_iter().flatten().next();
-            if now.is_none_or(|now| now.hash != head.hash) {
-                return Err(ReconcileError::Moved);
-            }
             found.write(inner, None).await?;
         }
         self.read = Some((head.height(), head.hash));
         Ok(())
     }
 
-    /// Checks the next final blocks, both ways, and moves the mark.
-    async fn settle(&mut self, inner: &Inner, last: u64) -> Result<Step, ReconcileError> {
+    /// Checks the next blocks that are final under `head`, up to `last`, both ways, and moves the mark.
+    async fn settle(
+        &mut self,
+        inner: &Inner,
+        head: &Head,
+        last: u64,
+    ) -> Result<Step, ReconcileError> {
         let mark = self.mark(inner).await?;
         let mut found = Found::default();
-        if let Some(back) = rewound(inner, &mark, &mut found).await? {
+        // Both of one chain, and that the head's: of several nodes one may be on a branch that the
+        // others have left, and not know yet that what is final there is another block.
+        let numbers = [last, mark.next.saturating_sub(1)];
+        let [Some(last), Some(checked)] = inner.rpc.heads_under(head, &numbers).await?[..] else {
+            return Err(ReconcileError::Moved);
+        };
+        if mark.hash.is_some_and(|hash| hash != checked.hash) {
+            let back = rewound(inner, &last, &mark, &mut found).await?;
             self.save(inner, &found, back).await?;
             return Ok(Step::More);
         }
-        let Some(Stretch { to, hash, moves, verdict }) = self.stretch(inner, &mark, last).await?
-        else {
+        let Some(stretch) = self.stretch(inner, &last, &mark).await? else {
             return Ok(Step::Held);
         };
+        let Stretch { to, hash, moves, verdict } = stretch;
 
         let standing = inner.store.findings_open(STANDING).await?;
         found.unexplained(inner, &moves, &verdict, to);
@@ -290,8 +298,8 @@ impl Watch {
             seq = entries[at].seq - 1;
             entries.truncate(at);
         }
-        let doubted = self.books(inner, &entries, &verdict, to, &mut found).await?;
-        again(inner, &standing, &entries, &mark, &mut found).await?;
+        let doubted = self.books(inner, &entries, (&verdict, to), head, &mut found).await?;
+        again(inner, &standing, &entries, (&mark, head), &mut found).await?;
 
         let mut next = Mark {
             next: mark.next.max(to + 1),
@@ -301,8 +309,8 @@ impl Watch {
             went_out: mark.went_out + moves.went_out,
             ..mark
         };
-        if to == last && next.next > mark.next {
-            weigh(inner, &mut next, to, &mut found).await;
+        if to == last.height() && next.next > mark.next {
+            weigh(inner, &mut next, &last, &mut found).await;
         }
         inner.metrics.reconciled.set(to.cast_signed());
         let moved = !moves.out.is_empty() || !moves.came_in.is_zero() || !entries.is_empty();
@@ -314,7 +322,7 @@ impl Watch {
         }
         Ok(match doubted {
             Some(_) => Step::Held,
-            None if to < last => Step::More,
+            None if to < last.height() => Step::More,
             None => Step::Done,
         })
     }
@@ -361,23 +369,24 @@ impl Watch {
     }
 
     /// Reads final blocks from the mark on, as far as everything in them is booked. `None`: the
-    /// first of them is not.
+    /// first of them is not. `last` is the newest final block.
     async fn stretch(
         &mut self,
         inner: &Inner,
+        last: &Head,
         mark: &Mark,
-        last: u64,
     ) -> Result<Option<Stretch>, ReconcileError> {
-        if mark.next > last {
+        if mark.next > last.height() {
             let (moves, verdict) = (Moves::default(), Verdict::default());
             let to = mark.next.saturating_sub(1);
             return Ok(Some(Stretch { to, hash: mark.hash, moves, verdict }));
         }
-        let mut to = last.min(mark.next.saturating_add(self.span - 1));
+        let mut to = last.height().min(mark.next.saturating_add(self.span - 1));
         loop {
-            let end = inner.rpc.heads(&[to]).await?.into_iter().flatten().next();
+            let end = inner.rpc.heads_under(last, &[to]).await?.into_iter().flatten().next();
             let hash = Some(end.ok_or(ReconcileError::Moved)?.hash);
-            let read = Moves::read(&inner.config.chain, &inner.rpc, mark.next, to).await;
+            let chain = &inner.config.chain;
+            let read = Moves::read(chain, &inner.rpc, (mark.next, to), last).await;
             if read.is_err() {
                 // Too much for one answer, perhaps.
                 self.span = (self.span / 2).max(1);
@@ -388,7 +397,7 @@ impl Watch {
                 .explained
                 .iter()
                 .filter(|(out, claim)| {
-                    claim.state != State::Paid && last.saturating_sub(out.block) < PATIENCE
+                    claim.state != State::Paid && last.height().saturating_sub(out.block) < PATIENCE
                 })
                 .map(|(out, _)| out.block)
                 .min();
@@ -409,8 +418,8 @@ impl Watch {
         &mut self,
         inner: &Inner,
         entries: &[Finalized],
-        verdict: &Verdict,
-        to: u64,
+        (verdict, to): (&Verdict, u64),
+        head: &Head,
         found: &mut Found,
     ) -> Result<Option<u64>, ReconcileError> {
         let ids: Vec<PaymentId> = entries.iter().map(|entry| entry.payment).collect();
@@ -447,7 +456,7 @@ impl Watch {
             found.invoice(inner, &paid, to);
         }
         let claims: Vec<&Claim> = unseen.iter().map(|(_, claim)| *claim).collect();
-        let absent = absent(inner, &claims).await?;
+        let absent = absent(inner, head, &claims).await?;
         let mut doubted = None;
         for (seq, claim) in unseen {
             if !absent.contains(&claim.id) {
@@ -480,30 +489,26 @@ async fn is_below(
     if number > head.height() {
         return Ok(false);
     }
-    let block = inner.rpc.heads(&[number]).await?.into_iter().flatten().next();
+    let block = inner.rpc.heads_under(head, &[number]).await?.into_iter().flatten().next();
     Ok(block.is_some_and(|block| block.hash == hash))
 }
 
-/// If the last checked block fell out of the chain, says so and steps back.
+/// The last checked block fell out of the chain that ends in `last`: says so and steps back.
 async fn rewound(
     inner: &Inner,
+    last: &Head,
     mark: &Mark,
     found: &mut Found,
-) -> Result<Option<Mark>, ReconcileError> {
-    let (Some(hash), Some(block)) = (mark.hash, mark.next.checked_sub(1)) else { return Ok(None) };
-    let now = inner.rpc.heads(&[block]).await?.into_iter().flatten().next();
-    if now.ok_or(ReconcileError::Moved)?.hash == hash {
-        return Ok(None);
-    }
-    found.reorg(inner, block, hash);
+) -> Result<Mark, ReconcileError> {
+    found.reorg(inner, mark.next.saturating_sub(1), mark.hash.unwrap_or_default());
     let next = mark.next.saturating_sub(LOOK_BACK).max(inner.config.chain.from_block);
-    let start = inner.rpc.heads(&[next]).await?.into_iter().flatten().next();
+    let start = inner.rpc.heads_under(last, &[next]).await?.into_iter().flatten().next();
     let time_s = start.ok_or(ReconcileError::Moved)?.time_s();
     let at_ms = i64::try_from(time_s).unwrap_or(i64::MAX / 1_000).saturating_mul(1_000);
     let drift_ms =
         i64::try_from(inner.config.chain.clock_drift_s).unwrap_or(0).saturating_mul(1_000);
     let seq = inner.store.audit_before(at_ms.saturating_sub(drift_ms)).await?;
-    Ok(Some(Mark { seq: seq.min(mark.seq), next, ..Mark::start(next) }))
+    Ok(Mark { seq: seq.min(mark.seq), next, ..Mark::start(next) })
 }
 
 /// In what a payment's audit entry, its row and its ledger row differ.
@@ -535,14 +540,17 @@ fn disagreement(entry: &Finalized, claim: Option<&Claim>) -> Option<String> {
 }
 
 /// Of payments that are called paid, finds those that their transaction's receipt does not show.
-async fn absent(inner: &Inner, claims: &[&Claim]) -> Result<HashSet<PaymentId>, ReconcileError> {
+async fn absent(
+    inner: &Inner,
+    head: &Head,
+    claims: &[&Claim],
+) -> Result<HashSet<PaymentId>, ReconcileError> {
     let mut hashes: Vec<B256> = claims.iter().filter_map(|claim| claim.transaction).collect();
     hashes.sort_unstable();
     hashes.dedup();
     let mut shown = HashMap::new();
     if !hashes.is_empty() {
-        for (hash, receipt) in hashes.iter().zip(inner.rpc.receipts(inner.height(), &hashes).await?)
-        {
+        for (hash, receipt) in hashes.iter().zip(inner.rpc.receipts(head, &hashes).await?) {
             let logs = receipt.as_ref().map_or(&[][..], |receipt| receipt.inner.logs());
             shown.insert(*hash, transfers_in(&inner.config.chain, logs));
         }
@@ -566,7 +574,7 @@ async fn again(
     inner: &Inner,
     standing: &[Finding],
     entries: &[Finalized],
-    mark: &Mark,
+    (mark, head): (&Mark, &Head),
     found: &mut Found,
 ) -> Result<(), ReconcileError> {
     let of = |kind| standing.iter().filter(move |old| old.kind == kind);
@@ -578,7 +586,7 @@ async fn again(
     if !ids.is_empty() {
         let claims = inner.store.claims_by_id(&ids).await?;
         let paid: Vec<&Claim> = claims.iter().filter(|claim| claim.state == State::Paid).collect();
-        let absent = absent(inner, &paid).await?;
+        let absent = absent(inner, head, &paid).await?;
         for old in of(FindingKind::Missing).chain(of(FindingKind::Unbooked)) {
             let is_paid = paid.iter().any(|claim| Some(claim.id) == old.payment);
             if is_paid && old.payment.is_some_and(|id| !absent.contains(&id)) {
@@ -596,7 +604,7 @@ async fn again(
             continue;
         }
         let chain = &inner.config.chain;
-        let moves = Moves::read_outgoing(chain, &inner.rpc, old.block, old.block).await?;
+        let moves = Moves::read_outgoing(chain, &inner.rpc, (old.block, old.block), head).await?;
         let verdict = explain(&inner.store, &moves).await?;
         let mut now = Found::default();
         now.unexplained(inner, &moves, &verdict, old.block);
@@ -609,11 +617,11 @@ async fn again(
 
 /// Holds the wallet's balance against what moved since it was read last. A node that has no state
 /// of that block is asked again at a later one.
-async fn weigh(inner: &Inner, mark: &mut Mark, block: u64, found: &mut Found) {
+async fn weigh(inner: &Inner, mark: &mut Mark, last: &Head, found: &mut Found) {
     let config = &inner.config.chain;
     let read = async |at: At| balance_of(config, &inner.rpc, config.wallet, at).await;
-    let at = mark.hash.map_or(At::Number(block), At::Block);
-    let mut balance = match read(at).await {
+    let block = last.height();
+    let mut balance = match read(last.into()).await {
         Ok(balance) => balance,
         Err(error) => {
             debug!(%error, block, "the wallet's balance could not be read");
@@ -626,8 +634,11 @@ async fn weigh(inner: &Inner, mark: &mut Mark, block: u64, found: &mut Found) {
             // A node that is just taking in the next block may answer with the state after it: now,
             // or when it was asked last. Both blocks lie deeper a moment later.
             tokio::time::sleep(AGAIN).await;
-            balance = read(at).await.unwrap_or(balance);
-            before = read(At::Number(since)).await.unwrap_or(before);
+            balance = read(last.into()).await.unwrap_or(balance);
+            let earlier = inner.rpc.heads_under(last, &[since]).await.unwrap_or_default();
+            if let Some(earlier) = earlier.into_iter().flatten().next() {
+                before = read(At::from(&earlier)).await.unwrap_or(before);
+            }
         }
         if after(before) != Some(balance) {
             found.balance(inner, (since, block), after(before), balance);

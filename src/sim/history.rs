@@ -30,6 +30,7 @@ use crate::{
     governance, intake,
     keys::{Keys, Mnemonic},
     payment::{AgentId, Context, PaymentId, PaymentRequest, State as Stands},
+    reconcile::watch::Watch,
     rpc::{Head, Rpc},
     service::{self, Awake},
     store::{Store, StoreLock},
@@ -73,6 +74,7 @@ enum Kind {
     Assign,
     Broadcast,
     Look,
+    Compare,
     Keep,
     Decide,
     Order,
@@ -94,11 +96,12 @@ enum Kind {
 }
 
 /// What always happens, and how often.
-const ALWAYS: [(Kind, u32); 7] = [
+const ALWAYS: [(Kind, u32); 8] = [
     (Kind::Ask, 18),
     (Kind::Assign, 12),
     (Kind::Broadcast, 14),
     (Kind::Look, 18),
+    (Kind::Compare, 8),
     (Kind::Keep, 4),
     (Kind::Mine, 14),
     (Kind::Wait, 10),
@@ -139,6 +142,7 @@ struct Life {
     engine: Engine,
     queue: mpsc::Receiver<intake::Job>,
     seen: Option<Head>,
+    watch: Watch,
     anchors: AsyncMutex<(B256, Option<Duration>)>,
     _lock: StoreLock,
 }
@@ -330,6 +334,7 @@ impl History {
                     inner,
                     queue,
                     seen: None,
+                    watch: Watch::default(),
                     anchors: AsyncMutex::new((B256::ZERO, None)),
                     _lock: lock,
                 });
@@ -416,7 +421,9 @@ impl History {
 
     async fn step(&mut self, kind: Kind) {
         match kind {
-            Kind::Assign | Kind::Broadcast | Kind::Look | Kind::Keep => self.daemon(kind).await,
+            Kind::Assign | Kind::Broadcast | Kind::Look | Kind::Compare | Kind::Keep => {
+                self.daemon(kind).await;
+            }
             Kind::Ask => self.ask().await,
             Kind::Decide => self.decide().await,
             Kind::Order => self.order().await,
@@ -691,7 +698,7 @@ impl History {
             self.hand.advance(Duration::from_secs(wait));
             let now_s = self.clock.now_s();
             self.shared.lock().chain.mine(now_s, |_| true);
-            for kind in [Kind::Keep, Kind::Assign, Kind::Broadcast, Kind::Look] {
+            for kind in [Kind::Keep, Kind::Assign, Kind::Broadcast, Kind::Look, Kind::Compare] {
                 self.daemon(kind).await;
             }
             if round % 4 == 0 && self.is_idle().await {
@@ -739,6 +746,10 @@ async fn work(life: &mut Life, kind: Kind, order: u64) -> Result<(), String> {
             Ok(())
         }
         Kind::Look => confirm::look(inner, &mut life.seen).await.map_err(say),
+        Kind::Compare => match inner.head() {
+            Some(head) => life.watch.look(inner, head).await.map_err(|error| error.to_string()),
+            None => Ok(()),
+        },
         _ => {
             service::housekeeping(inner, &life.anchors, false).await.map_err(say)?;
             governance::refresh(inner).await.map_err(say)

@@ -37,6 +37,12 @@ use crate::store::testing::Postgres;
 const HISTORIES: u64 = 300;
 /// The same on PostgreSQL, where each commit waits for a disk.
 const HISTORIES_POSTGRES: u64 = 30;
+/// Seeds of histories that once failed, played before all others. What a seed draws depends on what
+/// there is to draw from: one that was found by chance is worth keeping only while that stays.
+const ONCE_FAILED: [u64; 1] = [
+    // A block's hash from one node and its depth from another, on a branch that the first had left.
+    5_167_480_620_565_522_223,
+];
 /// Real time one history may take, on the slowest machine: beyond it something waits for ever.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two lines that say how far it is.
@@ -123,6 +129,10 @@ fn play_all(on: &str, wanted: u64) {
     let taken = AtomicU64::new(0);
     let next = || {
         let n = taken.fetch_add(1, Ordering::Relaxed);
+        if let Some(seed) = usize::try_from(n).ok().and_then(|n| ONCE_FAILED.get(n)) {
+            return Some(*seed);
+        }
+        let n = n - ONCE_FAILED.len() as u64;
         match lasts {
             Some(lasts) => (started.elapsed() < lasts).then(|| drawn.wrapping_add(n)),
             None if n < wanted => Some(n),

@@ -58,6 +58,10 @@ pub(super) async fn judge(history: &History, drained: bool) -> Verdict {
     money(history, &store, &rows, &mut verdict).await;
     nonces(history, &mut verdict).await;
     tales(history, &store, &rows, &mut verdict).await;
+    // Nothing here is foreign: whatever continuous reconciliation ever found is a false alarm.
+    for finding in store.findings(10).await.unwrap() {
+        verdict.fault(format!("reconciliation cried wolf: {finding:?}"));
+    }
     if drained {
         let rpc = Rpc::over(
             Box::new(history.shared.clone()),

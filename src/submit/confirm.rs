@@ -103,13 +103,13 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
     // Neither holds up the other: a node that refuses one kind of question may answer the other.
     let policy = match &last {
         // Policy events count when they are final, like payments: a reorganisation takes none back.
-        Some(last) => governance::follow(inner, last.height()).await,
+        Some(last) => governance::follow(inner, last).await,
         None => Ok(()),
     };
     let booked = receipts(inner, head, last).await;
     // After the payments: an escrow's money is booked in before it is booked out.
     let escrows = match (&booked, &last) {
-        (Ok(()), Some(last)) => escrow::follow::follow(inner, last.height()).await,
+        (Ok(()), Some(last)) => escrow::follow::follow(inner, last).await,
         _ => Ok(()),
     };
     booked?;
@@ -140,11 +140,11 @@ fn is_behind(inner: &Inner, head: &Head) -> bool {
 }
 
 /// Reads the newest block that is final under `head`.
-async fn last_final(inner: &Inner, head: &Head) -> Result<Option<Head>, EngineError> {
+pub(crate) async fn last_final(inner: &Inner, head: &Head) -> Result<Option<Head>, EngineError> {
     match (head.height() + 1).checked_sub(confirmations(inner)) {
         Some(number) if number == head.height() => Ok(Some(*head)),
         Some(number) => {
-            let heads = inner.rpc.heads_up_to(head.height(), &[number]).await?;
+            let heads = inner.rpc.heads_under(head, &[number]).await?;
             Ok(heads.into_iter().flatten().next())
         }
         None => Ok(None),
@@ -167,34 +167,25 @@ async fn receipts(inner: &Inner, head: Head, last: Option<Head>) -> Result<(), E
         .collect();
     let found: HashMap<B256, TransactionReceipt> = inner
         .rpc
-        .receipts(head.height(), &hashes)
+        .receipts(&head, &hashes)
         .await?
         .into_iter()
         .flatten()
         .map(|receipt| (receipt.transaction_hash, receipt))
         .collect();
     let mut numbers: Vec<u64> = found.values().filter_map(|receipt| receipt.block_number).collect();
-    numbers.push(head.height());
     // Where a receipt is missing: is its block still there?
     numbers.extend(flights.iter().filter_map(|flight| flight.open.tx.block));
     numbers.sort_unstable();
     numbers.dedup();
     let blocks: HashMap<u64, Head> = inner
         .rpc
-        .heads_up_to(head.height(), &numbers)
+        .heads_under(&head, &numbers)
         .await?
         .into_iter()
         .flatten()
         .map(|block| (block.height(), block))
         .collect();
-    // Depth is counted on one chain: the blocks and the head must come from the same.
-    if blocks.get(&head.height()).map(|block| block.hash) != Some(head.hash) {
-        return Err(RpcError::Unknown {
-            method: "eth_getBlockByNumber",
-            why: "the head changed while it was looked at".into(),
-        }
-        .into());
-    }
 
     let mut fault = None;
     for flight in flights {
@@ -306,7 +297,7 @@ async fn displaced(inner: &Inner, flight: &Flight, last: &Head) -> Result<(), En
     }
     // Once more, now that somebody has seen it spent.
     let ours: Vec<B256> = flight.open.attempts.iter().map(|attempt| attempt.hash).collect();
-    if inner.rpc.receipts(last.height(), &ours).await?.iter().any(Option::is_some) {
+    if inner.rpc.receipts(last, &ours).await?.iter().any(Option::is_some) {
         return Ok(());
     }
     error!(tx = tx.id, sender = %tx.sender, nonce = tx.nonce,

@@ -10,6 +10,7 @@ use alloy::{
     rpc::types::TransactionReceipt,
     sol_types::SolCall as _,
 };
+use serde_json::json;
 use tracing::info;
 
 use super::outcome::{self, BatchLogs};
@@ -122,7 +123,8 @@ async fn elsewhere(inner: &Inner, signed: &Signed, last: &Head) -> Result<Fate, 
         let from = to.saturating_sub(LOG_SPAN - 1).max(signed.since);
         let agent = signed.agent.into_word();
         let of = |topics: Vec<B256>, third: B256| async move {
-            inner.rpc.logs_of(wallet, from, to, &topics, agent, third).await
+            let topics = json!([topics, agent, third]);
+            inner.rpc.logs_by(wallet, (from, to), topics, last).await
         };
         let mut logs = of(outcome::nonce_topics().to_vec(), B256::from(signed.nonce)).await?;
         if let Some(escrow) = signed.escrow {
@@ -135,8 +137,8 @@ async fn elsewhere(inner: &Inner, signed: &Signed, last: &Head) -> Result<Fate, 
             let (Some(hash), Some(number)) = (log.transaction_hash, log.block_number) else {
                 return Err(hidden("a log without its transaction"));
             };
-            let receipt = inner.rpc.receipts(number, &[hash]).await?.into_iter().flatten().next();
-            let head = inner.rpc.heads(&[number]).await?.into_iter().flatten().next();
+            let receipt = inner.rpc.receipts(last, &[hash]).await?.into_iter().flatten().next();
+            let head = inner.rpc.heads_under(last, &[number]).await?.into_iter().flatten().next();
             let (Some(receipt), Some(head)) = (receipt, head) else {
                 return Err(hidden("the transaction of a log is not there"));
             };
