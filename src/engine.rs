@@ -40,11 +40,11 @@ use crate::{
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
     store::{PaymentRow, Store, StoreError, Tx, Word},
-    submit::Flights,
+    submit::{Flight, Flights, broadcast},
     view::{
         AgentView, AlertView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
         Permissions, ProposalView, ProposeBody, QueueView, ReplayBody, SignatureBody, Simulation,
-        StatusView, TightenOrder, WalletView, WebhookView,
+        StatusView, TightenOrder, WaitKind, WaitView, WalletView, WebhookView,
     },
 };
 
@@ -240,9 +240,10 @@ impl Inner {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
         self.metrics.head.set(head.height().cast_signed());
         self.metrics.rpc_calls.set(self.rpc.calls().cast_signed());
-        self.metrics
-            .waiting_for_fee
-            .set(i64::try_from(self.flights.at_ceiling()).unwrap_or(i64::MAX));
+        let waits_for = |flight: &Flight| broadcast::waits_for(self, flight);
+        self.flights.note_waits(self.clock.now_ms(), waits_for);
+        let too_dear = self.flights.too_dear();
+        self.metrics.waiting_for_fee.set(i64::try_from(too_dear).unwrap_or(i64::MAX));
         self.metrics.in_flight.set(i64::try_from(self.flights.len()).unwrap_or(i64::MAX));
     }
 
@@ -352,12 +353,45 @@ impl Inner {
             idempotency_key: row.idempotency_key.clone(),
             policy_version: row.policy_version,
             refusal: row.refusal.clone(),
+            waiting: self.waiting(row),
             escrow: row.escrow,
             transaction: row.tx_hash,
             block: row.block,
             created_at: clock::at_ms(row.created_ms),
             updated_at: clock::at_ms(row.updated_ms),
         }
+    }
+}
+
+impl Inner {
+    /// What keeps a payment from getting into a block: its transaction's wait, or that of those which
+    /// hold every relayer's room.
+    fn waiting(&self, row: &PaymentRow) -> Option<WaitView> {
+        let (what, at_ms, sender) = match (row.state, &row.tx_id) {
+            (State::Signed | State::Broadcast, Some(id)) => self.flights.wait_of(Some(id))?,
+            (State::Queued, _) if self.sender(self.config.submit.in_flight).is_none() => {
+                self.flights.wait_of(None)?
+            }
+            _ => return None,
+        };
+        let (base_fee, submit) = (fees::in_gwei(self.base_fee()), &self.config.submit);
+        let (detail, hint) = match what {
+            WaitKind::LowerFees => (
+                format!(
+                    "the chain asks for {base_fee} gwei a gas and a tip; the ceilings are {} and {}",
+                    submit.fee_ceiling_gwei, submit.tip_ceiling_gwei
+                ),
+                "nothing is lost: it goes out once fees fall. Whoever runs the daemon can raise \
+                 submit.fee_ceiling_gwei or submit.tip_ceiling_gwei and start it again",
+            ),
+            WaitKind::GasMoney => (
+                format!("relayer {sender} has too little ether for its gas"),
+                "nothing is lost: it goes out once the relayer has ether. Operators see what each \
+                 relayer holds with `bursar status`",
+            ),
+        };
+        let since = clock::at_ms(at_ms.max(row.created_ms));
+        Some(WaitView { what, since, detail, hint: hint.to_owned() })
     }
 }
 

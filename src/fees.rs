@@ -61,6 +61,13 @@ const fn raise(fee: u128) -> Option<u128> {
     }
 }
 
+/// Writes wei in gwei, without zeros at the end: `1.5`.
+#[must_use]
+pub fn in_gwei(wei: u128) -> String {
+    let text = format!("{}.{:09}", wei / 1_000_000_000, wei % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -75,6 +82,14 @@ mod tests {
         assert_eq!(first(80 * GWEI, GWEI, 100 * GWEI).max_fee, 100 * GWEI);
         assert_eq!(first(0, 0, GWEI), Fees { max_fee: 1, tip: 1 });
         assert!(!first(80 * GWEI, GWEI, 50 * GWEI).covers(80 * GWEI));
+    }
+
+    #[test]
+    fn gwei_are_written_short() {
+        assert_eq!(
+            [0, 7, 1_500_000_000, 900 * GWEI].map(in_gwei),
+            ["0", "0.000000007", "1.5", "900"]
+        );
     }
 
     #[test]

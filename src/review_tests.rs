@@ -65,6 +65,7 @@ fn waiting() -> ApprovalView {
         idempotency_key: "k".to_owned(),
         policy_version: 2,
         refusal: None,
+        waiting: None,
         escrow: None,
         transaction: None,
         block: None,

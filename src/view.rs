@@ -53,6 +53,9 @@ pub struct PaymentView {
     /// Why it was denied, failed, or waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// What keeps it from getting into a block now, if something does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitView>,
     /// The escrow it funds; without one it goes to the payee at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -70,6 +73,43 @@ pub struct PaymentView {
     /// When it last changed.
     #[schema(value_type = String)]
     pub updated_at: Timestamp,
+}
+
+/// What a payment waits for that nobody but the chain or the operators can change. It ends by itself:
+/// asking for the payment again under another key would pay twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitView {
+    /// What for.
+    #[serde(rename = "for")]
+    pub what: WaitKind,
+    /// Since when, as far as the running daemon knows.
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+    /// What is the matter, in a sentence.
+    pub detail: String,
+    /// What would help.
+    pub hint: String,
+}
+
+/// What a payment can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitKind {
+    /// Lower fees: the chain asks more than the operators' ceiling.
+    LowerFees,
+    /// Gas money: its relayer has none.
+    GasMoney,
+}
+
+impl WaitKind {
+    /// Returns it in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LowerFees => "lower fees",
+            Self::GasMoney => "gas money",
+        }
+    }
 }
 
 /// A page of payments, newest first.

@@ -11,7 +11,7 @@ use crate::{
     keys::read_agent_key,
     payment::{Context, PaymentId, PaymentRequest, State},
     review::one_line,
-    view::{LimitView, PaymentPage, PaymentView, Permissions, Simulation, Verdict},
+    view::{LimitView, PaymentPage, PaymentView, Permissions, Simulation, Verdict, WaitView},
 };
 
 /// Who asks.
@@ -144,7 +144,13 @@ pub fn pay(args: &PayArgs, remote: &Remote) -> Result<(), CliError> {
     });
     let payment = block_on(async {
         let mut payment = client.submit(&request, &key).await?;
+        let mut told = None;
         while args.wait && !payment.state.is_terminal() {
+            // Whoever waits is told once what for.
+            if let Some(wait) = payment.waiting.as_ref().filter(|wait| told != Some(wait.what)) {
+                eprintln!("waits {}", wait_text(wait));
+                told = Some(wait.what);
+            }
             tokio::time::sleep(LOOK).await;
             payment = client.payment(payment.id).await?;
         }
@@ -202,6 +208,9 @@ fn payment_text(payment: &PaymentView) -> String {
     if let Some(refusal) = &payment.refusal {
         lines.push(("because", refusal.detail.clone()));
     }
+    if let Some(wait) = &payment.waiting {
+        lines.push(("waits", wait_text(wait)));
+    }
     if let Some(transaction) = payment.transaction {
         lines.push(("transaction", transaction.to_string()));
     }
@@ -213,12 +222,20 @@ fn payment_text(payment: &PaymentView) -> String {
     lines.join("\n")
 }
 
+fn wait_text(wait: &WaitView) -> String {
+    let WaitView { what, since, detail, hint } = wait;
+    one_line(&format!("for {} since {since}: {detail}; {hint}", what.as_str()))
+}
+
 fn page_text(page: &PaymentPage) -> String {
     let mut rows = table(&["payment", "state", "amount", "payee", "accepted"]);
     for payment in &page.payments {
         rows.add_row([
             payment.id.to_string(),
-            payment.state.to_string(),
+            match &payment.waiting {
+                Some(wait) => format!("{}, waits for {}", payment.state, wait.what.as_str()),
+                None => payment.state.to_string(),
+            },
             payment.amount.to_string(),
             payment.payee_label.clone().unwrap_or_else(|| payment.payee.to_string()),
             payment.created_at.to_string(),

@@ -21,6 +21,7 @@ use crate::{
     outcome::{SendClass, classify},
     rpc::RpcError,
     store::AttemptRow,
+    view::WaitKind,
 };
 
 /// Seconds between two higher offers to a node that wants more, at most: about a block.
@@ -113,10 +114,7 @@ async fn send(inner: &Inner, mut flight: Flight) -> Result<(), EngineError> {
         crash::at(Point::BumpCommitted);
         info!(tx = flight.open.tx.id, hash = %attempt.hash, "replaced with higher fees");
         flight.open.attempts.push(attempt.clone());
-        inner.flights.update(&flight.open.tx, |known| {
-            known.at_ceiling = false;
-            known.open.attempts.push(attempt);
-        });
+        inner.flights.update(&flight.open.tx, |known| known.open.attempts.push(attempt));
     }
     let Some(attempt) = flight.open.attempts.last() else { return Ok(()) };
     if !inner.may_send(flight.open.tx.sender) {
@@ -222,15 +220,31 @@ fn replacement(inner: &Inner, flight: &Flight) -> Result<Option<AttemptRow>, Eng
     if !(ignored || refused) {
         return Ok(None);
     }
+    let Some(fees) = higher(inner, last) else { return Ok(None) };
+    let signer = inner.relayer(flight.open.tx.sender)?;
+    Ok(Some(sign(inner, &signer, &flight.open.tx, fees)?))
+}
+
+/// The next offer after `last`, if both ceilings leave room for one.
+fn higher(inner: &Inner, last: &AttemptRow) -> Option<Fees> {
     let previous = Fees { max_fee: last.max_fee, tip: last.tip };
     match fees::replacement(previous, inner.base_fee(), inner.fee_ceiling()) {
-        Bump::Fees(fees) if fees.tip <= inner.tip_ceiling() => {
-            let signer = inner.relayer(flight.open.tx.sender)?;
-            Ok(Some(sign(inner, &signer, &flight.open.tx, fees)?))
-        }
-        Bump::Fees(_) | Bump::AtCeiling => {
-            inner.flights.update(&flight.open.tx, |known| known.at_ceiling = true);
-            Ok(None)
-        }
+        Bump::Fees(fees) if fees.tip <= inner.tip_ceiling() => Some(fees),
+        Bump::Fees(_) | Bump::AtCeiling => None,
     }
+}
+
+/// What a transaction waits for that sending it again does not change.
+pub(crate) fn waits_for(inner: &Inner, flight: &Flight) -> Option<WaitKind> {
+    let last = flight.open.attempts.last()?;
+    if flight.open.tx.block.is_some() || flight.waiting {
+        return None;
+    }
+    let refused =
+        |wanted: fn(SendClass) -> bool| matches!(flight.answer, Some(Err(class)) if wanted(class));
+    if refused(|class| class == SendClass::InsufficientFunds) {
+        return Some(WaitKind::GasMoney);
+    }
+    let too_low = last.max_fee < inner.base_fee() || refused(SendClass::wants_higher_fees);
+    (too_low && higher(inner, last).is_none()).then_some(WaitKind::LowerFees)
 }

@@ -261,7 +261,6 @@ async fn place(inner: &Inner, open: &OpenTx, at: Option<(B256, &Head)>) -> Resul
     inner.flights.update(&open.tx, |flight| {
         flight.open.tx.block = at.map(|(_, block)| block.height());
         flight.place = at.map(|(_, block)| block.hash);
-        flight.at_ceiling = false;
         flight.last_sent = None;
     });
     inner.facilitator.landed.notify_waiters();

@@ -33,6 +33,7 @@ use crate::{
     refusal::{Code, Refusal},
     rpc::At,
     store::{AttemptRow, OpenTx, TxKind, TxRow},
+    view::WaitKind,
 };
 
 /// What a transaction carries, so that its receipt can be read years later.
@@ -76,8 +77,8 @@ pub(crate) struct Flight {
     pub last_sent: Option<Duration>,
     /// The block it was last seen in.
     pub place: Option<B256>,
-    /// It would take higher fees than the ceiling allows: it waits for the base fee to fall.
-    pub at_ceiling: bool,
+    /// What it waits for, and since when in milliseconds: as of the newest head.
+    pub held: Option<(WaitKind, i64)>,
     pub sends: u32,
     /// Final, but something it carried can still run: it waits, and takes up no sender.
     pub waiting: bool,
@@ -91,7 +92,7 @@ impl Flight {
             open,
             last_sent: None,
             place: None,
-            at_ceiling: false,
+            held: None,
             sends: 0,
             waiting: false,
             answer: None,
@@ -169,9 +170,30 @@ impl Flights {
         self.lock().values().filter(|flight| flight.open.tx.kind == kind).count()
     }
 
-    /// Counts the transactions whose fees are at the ceiling, and too low.
-    pub(crate) fn at_ceiling(&self) -> usize {
-        self.lock().values().filter(|flight| flight.at_ceiling).count()
+    /// Notes what each transaction waits for now, as `waits_for` says.
+    pub(crate) fn note_waits(&self, now_ms: i64, waits_for: impl Fn(&Flight) -> Option<WaitKind>) {
+        for flight in self.lock().values_mut() {
+            let kind = waits_for(flight);
+            if flight.held.map(|(kind, _)| kind) != kind {
+                flight.held = kind.map(|kind| (kind, now_ms));
+            }
+        }
+    }
+
+    /// Counts the transactions that wait for lower fees.
+    pub(crate) fn too_dear(&self) -> usize {
+        let dear = |flight: &&Flight| matches!(flight.held, Some((WaitKind::LowerFees, _)));
+        self.lock().values().filter(dear).count()
+    }
+
+    /// Says what a transaction waits for, and its sender; without an id, what any waits for longest.
+    pub(crate) fn wait_of(&self, id: Option<&str>) -> Option<(WaitKind, i64, Address)> {
+        let flights = self.lock();
+        flights
+            .values()
+            .filter(|flight| id.is_none_or(|id| flight.open.tx.id == id))
+            .filter_map(|flight| flight.held.map(|(kind, at)| (kind, at, flight.open.tx.sender)))
+            .min_by_key(|(_, at, _)| *at)
     }
 
     /// Picks the sender with the most room, if any has room.
