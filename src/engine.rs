@@ -364,14 +364,17 @@ impl Inner {
 }
 
 impl Inner {
+    /// Has any relayer of this daemon room for one more transaction?
+    fn has_room(&self) -> bool {
+        self.sender_among(&self.own_relayers(), self.config.submit.in_flight).is_some()
+    }
+
     /// What keeps a payment from getting into a block: its transaction's wait, or that of those which
     /// hold every relayer's room.
     fn waiting(&self, row: &PaymentRow) -> Option<WaitView> {
         let (what, at_ms, sender) = match (row.state, &row.tx_id) {
             (State::Signed | State::Broadcast, Some(id)) => self.flights.wait_of(Some(id))?,
-            (State::Queued, _) if self.sender(self.config.submit.in_flight).is_none() => {
-                self.flights.wait_of(None)?
-            }
+            (State::Queued, _) if !self.has_room() => self.flights.wait_of(None)?,
             _ => return None,
         };
         let (base_fee, submit) = (fees::in_gwei(self.base_fee()), &self.config.submit);
