@@ -1,6 +1,6 @@
 # bursar: what a newcomer types. Needs Rust, Node with npm, make; each target sets up the rest.
 .DELETE_ON_ERROR:
-.PHONY: help demo devnet build test test-rust test-contracts symbolic artifacts gas bench lint fmt ci clean
+.PHONY: help demo devnet build test compile test-rust test-contracts symbolic artifacts gas bench lint fmt ci clean
 
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 
@@ -31,7 +31,15 @@ demo: $(NODE) ## Agents pay, operators approve, the books meet the chain: under 
 devnet: $(NODE) build ## Start a chain with a wallet, agents, operators and payees on it.
 	target/debug/bursar devnet
 
-test: test-contracts artifacts gas symbolic test-rust ## Everything that has to hold.
+# The compiler of the contracts has one thread: the program is compiled beside it. What each says is
+# shown whole when it is done, and either's failure is the target's. An older make does one by one.
+BESIDE := $(if $(filter output-sync,$(.FEATURES)),--jobs=2 --output-sync=target)
+test: $(NODE) ## Everything that has to hold.
+	$(MAKE) --no-print-directory $(BESIDE) test-contracts compile
+	$(MAKE) --no-print-directory artifacts gas symbolic test-rust
+
+compile:
+	$(CARGO_TEST) --locked --features fault-injection --no-run
 
 test-contracts: $(NODE) ## Forge: unit, fuzz, invariant and attack tests, gas snapshots.
 	forge test
