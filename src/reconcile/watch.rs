@@ -290,10 +290,10 @@ impl Watch {
             }
         }
         let (mut entries, mut seq) = inner.store.finalized_after(mark.seq, ENTRIES).await?;
-        // What was booked after this span was read has its turn with the next.
-        let later = |entry: &Finalized| {
-            entry.data["block"].as_u64().is_some_and(|block| to < block && block <= inner.height())
-        };
+        // What was booked above this span has its turn with the next: also where every node is behind
+        // the one that showed it.
+        let later =
+            |entry: &Finalized| entry.data["block"].as_u64().is_some_and(|block| to < block);
         if let Some(at) = entries.iter().position(later) {
             seq = entries[at].seq - 1;
             entries.truncate(at);

@@ -39,9 +39,11 @@ const HISTORIES: u64 = 300;
 const HISTORIES_POSTGRES: u64 = 30;
 /// Seeds of histories that once failed, played before all others. What a seed draws depends on what
 /// there is to draw from: one that was found by chance is worth keeping only while that stays.
-const ONCE_FAILED: [u64; 1] = [
+const ONCE_FAILED: [u64; 2] = [
     // A block's hash from one node and its depth from another, on a branch that the first had left.
     5_167_480_620_565_522_223,
+    // Every node behind the one that showed a payment's block: it was called missing.
+    16_163_570_827_418_359_789,
 ];
 /// Real time one history may take, on the slowest machine: beyond it something waits for ever.
 const PATIENCE: Duration = Duration::from_secs(120);
