@@ -489,8 +489,10 @@ pub(super) async fn told(
 
 /// Reads how much a payout or a refund moved.
 async fn moved(inner: &Inner, job: &Job, hash: B256) -> Result<u128, EngineError> {
-    let receipts = inner.rpc.receipts(inner.height(), &[hash]).await?;
-    let receipt = receipts.into_iter().flatten().next();
+    let receipt = match inner.head() {
+        Some(head) => inner.rpc.receipts(&head, &[hash]).await?.into_iter().flatten().next(),
+        None => None,
+    };
     let receipt = receipt.ok_or_else(|| EngineError::Encode(format!("{hash} has no receipt")))?;
     let own = receipt.inner.logs().iter().filter(|log| log.address() == HUB);
     let amounts = own.filter_map(|log| match job.kind {

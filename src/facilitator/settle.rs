@@ -227,7 +227,7 @@ async fn included(inner: &Inner, row: &SettlementRow) -> Result<Option<B256>, En
     if (head.height() + 1).saturating_sub(block) < inner.config.facilitator.confirmations {
         return Ok(None);
     }
-    let receipts = inner.rpc.receipts(head.height(), &hashes).await?;
+    let receipts = inner.rpc.receipts(&head, &hashes).await?;
     let Some(receipt) = receipts.into_iter().flatten().next() else { return Ok(None) };
     Ok(moved_it(inner, &Wanted::of_row(row), &receipt, &head)
         .await?
@@ -290,7 +290,7 @@ async fn moved_it(
     if !receipt.status() || !wanted.is_in(receipt.inner.logs()) {
         return Ok(false);
     }
-    let blocks = inner.rpc.heads_up_to(head.height(), &[number]).await?;
+    let blocks = inner.rpc.heads_under(head, &[number]).await?;
     // A receipt of a block that is not on this chain is no receipt.
     Ok(blocks.into_iter().flatten().next().map(|block| block.hash) == receipt.block_hash)
 }
@@ -305,15 +305,16 @@ async fn elsewhere(
     if !matches!(wanted.kind, SettlementKind::Exact | SettlementKind::Deposit) {
         return Ok(None);
     }
-    let topics = [IEip3009::AuthorizationUsed::SIGNATURE_HASH];
+    let topic = IEip3009::AuthorizationUsed::SIGNATURE_HASH;
     let payer = wanted.payer.into_word();
     let mut to = head.height();
     loop {
         let from = to.saturating_sub(LOG_SPAN - 1).max(since);
-        let logs = inner.rpc.logs_of(wanted.asset, from, to, &topics, payer, wanted.nonce).await?;
+        let topics = json!([topic, payer, wanted.nonce]);
+        let logs = inner.rpc.logs_by(wanted.asset, (from, to), topics, head).await?;
         if let Some(log) = logs.first() {
             let Some(hash) = log.transaction_hash else { return Ok(None) };
-            let receipts = inner.rpc.receipts(head.height(), &[hash]).await?;
+            let receipts = inner.rpc.receipts(head, &[hash]).await?;
             let Some(receipt) = receipts.into_iter().flatten().next() else { return Ok(None) };
             return Ok(moved_it(inner, wanted, &receipt, head).await?.then_some(hash));
         }
