@@ -65,6 +65,8 @@ struct Seen {
 pub(crate) struct Leases {
     held: Mutex<HashMap<String, Held>>,
     seen: Mutex<HashMap<String, Seen>>,
+    /// Since when the chain is out of this daemon's reach, by [`steady`].
+    cut_off: Mutex<Option<Duration>>,
     /// A relayer's transactions were read since [`Leases::has_adopted`] was asked last.
     adopted: AtomicBool,
 }
@@ -83,15 +85,26 @@ impl Leases {
         self.adopted.swap(false, Ordering::AcqRel)
     }
 
-    /// Has this lease been without a beat for its whole length?
-    fn is_over(&self, row: &LeaseRow, now: Duration) -> bool {
+    /// Has the chain been out of this daemon's reach for so long? One that cannot send must not keep
+    /// others from it.
+    fn is_cut_off(&self, is_reached: bool, now: Duration, length: Duration) -> bool {
+        let mut since = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_reached {
+            *since = None;
+        }
+        !is_reached && now.saturating_sub(*since.get_or_insert(now)) >= length
+    }
+
+    /// Has this lease been without a beat for its whole length? Its row was asked for after `asked`
+    /// and had come by `read`: a daemon may sleep between the two, and must not count that.
+    fn is_over(&self, row: &LeaseRow, asked: Duration, read: Duration) -> bool {
         let mut seen = self.seen();
-        let fresh = Seen { fence: row.fence, beat: row.beat, at: now };
+        let fresh = Seen { fence: row.fence, beat: row.beat, at: read };
         let last = seen.entry(row.name.clone()).or_insert(fresh);
         if (last.fence, last.beat) != (row.fence, row.beat) {
             *last = fresh;
         }
-        now.saturating_sub(last.at) >= Duration::from_millis(row.length_ms)
+        asked.saturating_sub(last.at) >= Duration::from_millis(row.length_ms)
     }
 }
 
@@ -172,6 +185,7 @@ async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
     let mut tx = inner.store.begin().await?;
     let rows: BTreeMap<String, LeaseRow> =
         tx.leases().await?.into_iter().map(|row| (row.name.clone(), row)).collect();
+    let read = steady();
     let mine = inner.leases.held().clone();
     let mut plan = Plan::default();
     for (name, lease) in mine {
@@ -182,29 +196,52 @@ async fn take_part(inner: &Inner, first: bool) -> Result<(), EngineError> {
         }
     }
     let me = presence(inner);
+    // A daemon of which nothing is seen takes no share any more, and is struck out.
+    let mut others = Vec::new();
+    for row in rows.values().filter(|row| row.name.starts_with(DAEMON) && row.name != me) {
+        if row.holder.is_empty() || inner.store.is_sqlite() || inner.leases.is_over(row, now, read)
+        {
+            tx.drop_lease(&row.name).await?;
+        } else {
+            others.push(&row.name);
+        }
+    }
+    let is_reached = inner.chain_reached.load(Ordering::Relaxed);
+    if inner.leases.is_cut_off(is_reached, now, Duration::from_millis(length)) && !others.is_empty()
+    {
+        for (name, lease) in plan.held.drain() {
+            tx.give_lease(&name, lease.fence).await?;
+            plan.given.push((name, lease.fence));
+        }
+        tx.drop_lease(&me).await?;
+        tx.commit().await?;
+        if !plan.given.is_empty() {
+            warn!("the chain is out of reach: the work goes to the other daemons");
+        }
+        return inner.carry_out(plan, others.len()).await;
+    }
     if !plan.held.contains_key(&me) {
         let fence = tx.take_lease(&me, length).await?;
         plan.held.insert(me.clone(), Held { fence, until, ready: true });
-    }
-    // A daemon of which nothing is seen takes no share any more, and is struck out.
-    let mut daemons = 1;
-    for row in rows.values().filter(|row| row.name.starts_with(DAEMON) && row.name != me) {
-        if row.holder.is_empty() || inner.store.is_sqlite() || inner.leases.is_over(row, now) {
-            tx.drop_lease(&row.name).await?;
-        } else {
-            daemons += 1;
-        }
     }
     let is_free = |name: &str| {
         rows.get(name).is_none_or(|row| {
             row.holder.is_empty()
                 || inner.store.is_sqlite()
                 || (first && row.holder == inner.store.me())
-                || inner.leases.is_over(row, now)
+                || inner.leases.is_over(row, now, read)
         })
     };
     let relayers: Vec<String> = inner.relayer_addresses().into_iter().map(relayer).collect();
-    let share = relayers.len().div_ceil(daemons);
+    let daemons = others.len() + 1;
+    let has = |daemon: &str| {
+        let theirs = |row: &&LeaseRow| relayers.contains(&row.name) && row.holder == daemon;
+        rows.values().filter(theirs).count()
+    };
+    // Nobody moves a key that nobody lacks: whoever has one more than another keeps it.
+    let least = relayers.len() / daemons;
+    let is_lacking = others.iter().any(|name| has(name.trim_start_matches(DAEMON)) < least);
+    let share = if is_lacking { least } else { relayers.len().div_ceil(daemons) };
     let mut own: Vec<&String> =
         relayers.iter().filter(|name| plan.held.contains_key(*name)).collect();
     for name in &relayers {

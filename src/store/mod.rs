@@ -69,7 +69,7 @@ pub use self::{
 pub(crate) use self::finding::{Claim, Finalized, InvoicePaid};
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "4";
+const SCHEMA_VERSION: &str = "5";
 /// The setting that is there while a daemon has the store, or died with it.
 const SERVED: &str = "served";
 

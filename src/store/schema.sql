@@ -309,7 +309,7 @@ CREATE TABLE endpoint (
 -- On PostgreSQL every transaction takes a turn first: all writers of all daemons stand in one line.
 CREATE TABLE writer (id BIGINT PRIMARY KEY, turn BIGINT NOT NULL, kept_from BIGINT NOT NULL);
 -- What the other daemons must hear of a turn, as JSON.
-CREATE TABLE word (turn BIGINT PRIMARY KEY, holder TEXT NOT NULL, words TEXT NOT NULL);
+CREATE TABLE word (turn BIGINT PRIMARY KEY, run TEXT NOT NULL, words TEXT NOT NULL);
 -- Which daemon does what.
 CREATE TABLE lease (
   name      TEXT PRIMARY KEY,

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, Row as _, Transaction};
 
-use super::{Store, StoreError, Tx, payment::unsigned};
+use super::{Store, StoreError, Tx, fresh_name, payment::unsigned};
 use crate::{payment::AgentId, policy::Facts};
 
 /// Turns whose words are kept: minutes at the highest load, days at a quiet one.
-const KEPT: u64 = 50_000;
+const KEPT: u64 = 20_000;
 
 /// What another daemon did that this one must know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,14 +65,17 @@ struct Heard {
 /// The words that came in, and who listens.
 #[derive(Debug)]
 pub(super) struct Share {
-    /// Under which name this daemon speaks.
+    /// This daemon's name: the same after a restart.
     pub me: String,
+    /// This run's own, under which it speaks: even two that were copied with their names hear each
+    /// other.
+    run: String,
     heard: Mutex<Heard>,
 }
 
 impl Share {
     pub(super) fn new(me: String) -> Arc<Self> {
-        Arc::new(Self { me, heard: Mutex::default() })
+        Arc::new(Self { me, run: fresh_name(), heard: Mutex::default() })
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -95,11 +98,11 @@ impl Share {
             return Ok(turn);
         }
         let rows = sqlx::query(
-            "SELECT words FROM word WHERE turn > $1 AND turn < $2 AND holder <> $3 ORDER BY turn",
+            "SELECT words FROM word WHERE turn > $1 AND turn < $2 AND run <> $3 ORDER BY turn",
         )
         .bind(heard.cast_signed())
         .bind(turn.cast_signed())
-        .bind(&self.me)
+        .bind(&self.run)
         .fetch_all(&mut **tx)
         .await?;
         let mut words = Vec::new();
@@ -162,9 +165,9 @@ impl Tx {
         }
         let words = serde_json::to_string(&std::mem::take(&mut self.words))
             .map_err(|error| StoreError::corrupt("word.words", error))?;
-        sqlx::query("INSERT INTO word (turn, holder, words) VALUES ($1, $2, $3)")
+        sqlx::query("INSERT INTO word (turn, run, words) VALUES ($1, $2, $3)")
             .bind(self.turn.cast_signed())
-            .bind(&self.share.me)
+            .bind(&self.share.run)
             .bind(words)
             .execute(&mut *self.inner)
             .await?;

@@ -193,6 +193,27 @@ async fn work_is_shared_out_and_taken_over_when_a_daemon_ends() {
     world.judge().await;
 }
 
+#[tokio::test]
+async fn one_that_cannot_reach_the_chain_leaves_its_work_to_the_others() {
+    let (world, proxy) = plan().behind_a_proxy().await;
+    let node = world.card.rpc.clone();
+    world.configure(|config| config.chain.rpc = vec![node]);
+    let _twin = Twin::start(&world, "twin").await;
+    until_shared(&world, &[1, 2]).await;
+    proxy.cut();
+    let mut held = Vec::new();
+    for n in 0..6 {
+        held.push(world.pay("atlas", "acme-data", "2", &format!("held-{n}")).await);
+    }
+    until_shared(&world, &[3]).await;
+    for payment in &held {
+        world.until(payment, State::Paid).await;
+    }
+    proxy.mend();
+    until_shared(&world, &[1, 2]).await;
+    world.judge().await;
+}
+
 /// Seconds that a daemon sleeps: three leases, or what `BURSAR_TEST_PAUSE_S` says.
 fn pause() -> Duration {
     let pause_s = std::env::var("BURSAR_TEST_PAUSE_S").ok().and_then(|n| n.parse().ok());
