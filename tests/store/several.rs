@@ -345,7 +345,7 @@ async fn case_24_daemons_that_die_and_sleep_under_load_lose_and_double_nothing()
         wake(false);
         moment().await;
         // One that slept within a commit does not know its outcome, and has ended.
-        let words = ["another daemon has the lease", "a commit's outcome is not known"];
+        let words = ["another daemon has the lease", "the store cannot be relied on"];
         wait_for("word of the lost leases", async || {
             let log = if sleeper == 0 { twin.log() } else { world.log() };
             words.iter().any(|word| log.contains(word)).then_some(())
