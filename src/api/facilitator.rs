@@ -55,7 +55,7 @@ pub(super) async fn verify(seller: Seller) -> Result<Json<VerifyResponse>, Refus
     }))
 }
 
-/// Settles a payment, once, however often it is asked for.
+/// Settles a payment, once, however often it is asked for; and says so once.
 #[utoipa::path(
     post, path = "/facilitator/settle", tag = "facilitator", operation_id = "x402Settle",
     request_body(content = Object, description = "x402's `{x402Version, paymentPayload, paymentRequirements}`"),
@@ -81,6 +81,6 @@ pub(super) async fn settle(seller: Seller) -> Result<Json<SettleResponse>, Refus
             let network = request.payment_requirements.network();
             failed(Reason::InvalidRequirements, network, NOT_SERVED)
         }
-        Some(request) => seller.facilitator.settle(&request).await,
+        Some(request) => seller.facilitator.settle_for_others(&request).await,
     }))
 }

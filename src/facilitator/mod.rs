@@ -197,18 +197,27 @@ impl Facilitator {
         Ok((job.payer, None))
     }
 
-    /// Settles a payment, once: the same payment again finds the same transaction. Waits for the chain
-    /// up to `facilitator.wait_s`; then the answer is `settlement_pending` with the hash, and the same
-    /// request may be made again.
+    /// Settles a payment, once: the same payment again finds the same transaction, and hears again that
+    /// it is settled. For a seller in this process, who keeps its sales apart by their payments.
     ///
-    /// A seller must not serve one payment twice: both of two requests with one payment hear that it is
-    /// settled.
+    /// Waits for the chain up to `facilitator.wait_s`; then the answer is `settlement_pending` with the
+    /// hash, and the same request may be made again.
     pub async fn settle(&self, request: &FacilitatorRequest) -> SettleResponse {
+        self.settle_as(request, true).await
+    }
+
+    /// The same for sellers elsewhere, who serve whenever they hear that a payment is settled: of all who
+    /// ask with one payment, one hears that. The others hear `duplicate_settlement`, with the transaction.
+    pub async fn settle_for_others(&self, request: &FacilitatorRequest) -> SettleResponse {
+        self.settle_as(request, false).await
+    }
+
+    async fn settle_as(&self, request: &FacilitatorRequest, again: bool) -> SettleResponse {
         let network = request.payment_requirements.network().to_owned();
         let version = request.payment_payload.x402_version;
         // A caller that goes away must not leave a stored transaction that nobody sends.
         let (this, request) = (self.clone(), request.clone());
-        let run = tokio::spawn(async move { settle::settle(&this.inner, &request).await });
+        let run = tokio::spawn(async move { settle::settle(&this.inner, &request, again).await });
         let outcome = match run.await {
             Ok(outcome) => outcome,
             Err(error) => {

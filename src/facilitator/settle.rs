@@ -37,8 +37,13 @@ pub(super) struct Done {
     pub extra: Option<Map<String, Value>>,
 }
 
-/// Settles a payment, or finds that it was settled or is on its way.
-pub(super) async fn settle(inner: &Inner, request: &FacilitatorRequest) -> Result<Done, Declined> {
+/// Settles a payment, or finds that it was settled or is on its way. `again`: whoever asks may hear
+/// more than once that it is settled.
+pub(super) async fn settle(
+    inner: &Inner,
+    request: &FacilitatorRequest,
+    again: bool,
+) -> Result<Done, Declined> {
     let job = read::job(inner, request).await?;
     let until = Instant::now() + Facilitator::wait(inner);
     let done = async {
@@ -50,6 +55,13 @@ pub(super) async fn settle(inner: &Inner, request: &FacilitatorRequest) -> Resul
             transaction: Some(transaction),
             ..declined
         })?;
+        // The hub takes claims and refunds once, whoever hears of it how often.
+        let again = again || matches!(job.kind, SettlementKind::Claim | SettlementKind::Refund);
+        if !tell(inner, &job).await.map_err(|error| unsure(error.into()))? && !again {
+            let why = "it was settled by this transaction, and somebody was told so";
+            let declined = Declined::new(Reason::DuplicateSettlement, why);
+            return Err(Declined { transaction: Some(transaction), ..declined });
+        }
         Ok(Done { transaction, payer: job.payer, amount, extra })
     };
     let done: Result<Done, Declined> = done.await;
@@ -59,26 +71,78 @@ pub(super) async fn settle(inner: &Inner, request: &FacilitatorRequest) -> Resul
 async fn once(inner: &Inner, job: &Job, until: Instant) -> Result<B256, Declined> {
     match inner.store.settlement(&job.id).await? {
         Some(row) if row.state != SettlementState::Failed => {
-            return outcome(inner, job, until).await;
+            return outcome(inner, job, until).await.map_err(unsure);
         }
         _ => {}
     }
     let checked = match check::now(inner, job).await {
         Ok(checked) => checked,
+        // Anybody may submit what was signed: the payee may have been paid all the same.
         Err(declined) if declined.reason == Reason::NonceUsed => {
-            // Anybody may submit what was signed: the payee may have been paid all the same.
-            let Some(head) = inner.head() else { return Err(declined) };
-            let since = head.height().saturating_sub(LOOK_BACK);
-            return elsewhere(inner, &Wanted::of(job), since, &head).await?.ok_or(declined);
+            return taken(inner, job, until).await?.ok_or(declined);
         }
         Err(declined) => return Err(declined),
     };
     allowed(inner, job, checked.sender).await?;
     room(inner, until).await?;
-    if !store_and_send(inner, job, &checked).await? {
-        info!(id = job.id, "somebody else settles it");
+    match store_and_send(inner, job, &checked).await {
+        Ok(true) => {}
+        Ok(false) => info!(id = job.id, "somebody else settles it"),
+        Err(EngineError::Store(error)) if error.is_unknown_outcome() => {
+            return Err(unsure(error.into()));
+        }
+        Err(error) => return Err(error.into()),
     }
-    outcome(inner, job, until).await
+    outcome(inner, job, until).await.map_err(unsure)
+}
+
+/// What goes wrong once something may have been sent says nothing of the payment.
+fn unsure(declined: Declined) -> Declined {
+    if declined.reason != Reason::UnexpectedVerifyError {
+        return declined;
+    }
+    let why = "what became of it is not known: ask again with the same payment, and sign no other";
+    Declined { reason: Reason::SettlementPending, why: why.into(), ..declined }
+}
+
+/// Notes that somebody is told. Answers `false` if somebody was before.
+async fn tell(inner: &Inner, job: &Job) -> Result<bool, EngineError> {
+    let mut store = inner.store.begin().await?;
+    let is_first = store.tell_settlement(&job.id).await?;
+    store.commit().await?;
+    Ok(is_first)
+}
+
+/// Waits until it is final that somebody else's transaction has paid, and keeps that.
+async fn taken(inner: &Inner, job: &Job, until: Instant) -> Result<Option<B256>, Declined> {
+    loop {
+        let Some(head) = inner.head() else { return Ok(None) };
+        let since = head.height().saturating_sub(LOOK_BACK);
+        let Some((hash, block)) = elsewhere(inner, &Wanted::of(job), since, &head).await? else {
+            return Ok(None);
+        };
+        // It is not ours to send again if its block falls out of the chain.
+        if (head.height() + 1).saturating_sub(block) >= inner.config.chain.confirmations {
+            let row = SettlementRow {
+                state: SettlementState::Settled,
+                tx_hash: hash,
+                ..row(job, inner.height())
+            };
+            let now_ms = inner.clock.now_ms();
+            let mut store = inner.store.begin().await?;
+            if store.put_settlement(&row, now_ms).await? {
+                let draft = Draft::new(EventKind::SettlementFinalized, "chain").data(story(&row));
+                store.append_audit(&[draft], now_ms).await?;
+                store.commit().await?;
+            }
+            return Ok(Some(hash));
+        }
+        if !pause(inner, until).await {
+            let why = "somebody else has submitted it, and that is not final yet: ask again";
+            let declined = Declined::new(Reason::SettlementPending, why);
+            return Err(Declined { transaction: Some(hash), ..declined });
+        }
+    }
 }
 
 /// Is there somebody to pay the gas, and has nobody wasted too much of it?
@@ -141,21 +205,9 @@ async fn store_and_send(
     let mut store = inner.begin_as(checked.sender).await?;
     let open = prepare(inner, &mut store, checked.sender, call).await?;
     let row = SettlementRow {
-        id: job.id.clone(),
-        kind: job.kind,
-        payer: job.payer,
-        payee: job.payee,
-        asset: job.asset,
-        amount: job.amount,
-        nonce: job.nonce,
-        origin: job.origin,
-        state: SettlementState::Sent,
         tx_id: open.tx.id.clone(),
         tx_hash: first_hash(&open),
-        since: inner.height(),
-        failures: 0,
-        detail: None,
-        told: false,
+        ..row(job, inner.height())
     };
     // Dropped, the transaction takes its nonce back.
     if !store.put_settlement(&row, now_ms).await? {
@@ -167,6 +219,26 @@ async fn store_and_send(
     crash::at(Point::SettlementCommitted);
     inner.launch(open);
     Ok(true)
+}
+
+fn row(job: &Job, since: u64) -> SettlementRow {
+    SettlementRow {
+        id: job.id.clone(),
+        kind: job.kind,
+        payer: job.payer,
+        payee: job.payee,
+        asset: job.asset,
+        amount: job.amount,
+        nonce: job.nonce,
+        origin: job.origin,
+        state: SettlementState::Sent,
+        tx_id: String::new(),
+        tx_hash: B256::ZERO,
+        since,
+        failures: 0,
+        detail: None,
+        told: false,
+    }
 }
 
 fn first_hash(open: &OpenTx) -> B256 {
@@ -200,11 +272,6 @@ async fn outcome(inner: &Inner, job: &Job, until: Instant) -> Result<B256, Decli
             }
         };
         if let Some(hash) = settled {
-            if !row.told {
-                let mut store = inner.store.begin().await?;
-                store.tell_settlement(&row.id).await?;
-                store.commit().await?;
-            }
             return Ok(hash);
         }
         if !pause(inner, until).await {
@@ -295,13 +362,13 @@ async fn moved_it(
     Ok(blocks.into_iter().flatten().next().map(|block| block.hash) == receipt.block_hash)
 }
 
-/// Finds the transaction of anybody's that used the payment's nonce, and paid it.
+/// Finds the transaction of anybody's that used the payment's nonce, and paid it; and its block.
 async fn elsewhere(
     inner: &Inner,
     wanted: &Wanted,
     since: u64,
     head: &Head,
-) -> Result<Option<B256>, EngineError> {
+) -> Result<Option<(B256, u64)>, EngineError> {
     if !matches!(wanted.kind, SettlementKind::Exact | SettlementKind::Deposit) {
         return Ok(None);
     }
@@ -313,10 +380,12 @@ async fn elsewhere(
         let topics = json!([topic, payer, wanted.nonce]);
         let logs = inner.rpc.logs_by(wanted.asset, (from, to), topics, head).await?;
         if let Some(log) = logs.first() {
-            let Some(hash) = log.transaction_hash else { return Ok(None) };
+            let (Some(hash), Some(block)) = (log.transaction_hash, log.block_number) else {
+                return Ok(None);
+            };
             let receipts = inner.rpc.receipts(head, &[hash]).await?;
             let Some(receipt) = receipts.into_iter().flatten().next() else { return Ok(None) };
-            return Ok(moved_it(inner, wanted, &receipt, head).await?.then_some(hash));
+            return Ok(moved_it(inner, wanted, &receipt, head).await?.then_some((hash, block)));
         }
         if from <= since {
             return Ok(None);
@@ -351,7 +420,8 @@ pub(crate) async fn ended(
         Ok(receipt.transaction_hash)
     } else {
         // Anybody may have submitted what was signed.
-        elsewhere(inner, &wanted, row.since, last).await?.ok_or(if receipt.status() {
+        let found = elsewhere(inner, &wanted, row.since, last).await?;
+        found.map(|(hash, _)| hash).ok_or(if receipt.status() {
             "the transaction went through and did not move the money"
         } else {
             "the transaction reverted"

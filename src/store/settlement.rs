@@ -87,7 +87,7 @@ pub struct SettlementRow {
     pub origin: Address,
     /// Where it stands.
     pub state: SettlementState,
-    /// Its transaction.
+    /// Its transaction; empty if it is somebody else's.
     pub tx_id: String,
     /// The hash that settled it; before that, of the first attempt.
     pub tx_hash: B256,
@@ -169,8 +169,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Writes a settlement that is on its way: a new one, or one that failed before. Answers `false`
-    /// if it is on its way already, or settled.
+    /// Writes a settlement that is on its way, or that somebody else has made: a new one, or one that
+    /// failed before. Answers `false` if it is on its way already, or settled.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -182,9 +182,9 @@ impl Tx {
         let done = sqlx::query(
             "INSERT INTO settlement (id, kind, payer, payee, asset, amount, nonce, origin, state,
                tx_id, tx_hash, since_block, failures, told, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sent', $9, $10, $11, 0, 0, $12, $12)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, $13, $13)
              ON CONFLICT (id) DO UPDATE SET payee = excluded.payee, amount = excluded.amount,
-               state = 'sent', tx_id = excluded.tx_id, tx_hash = excluded.tx_hash,
+               state = excluded.state, tx_id = excluded.tx_id, tx_hash = excluded.tx_hash,
                since_block = excluded.since_block, updated_ms = excluded.updated_ms
              WHERE settlement.state = 'failed'",
         )
@@ -196,6 +196,7 @@ impl Tx {
         .bind(row.amount.to_string())
         .bind(row.nonce.to_string())
         .bind(row.origin.to_string())
+        .bind(row.state.as_str())
         .bind(&row.tx_id)
         .bind(row.tx_hash.to_string())
         .bind(row.since.cast_signed())
@@ -257,15 +258,15 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes that somebody was told of a settlement.
+    /// Notes that somebody was told of a settlement. Answers `false` if somebody was before.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn tell_settlement(&mut self, id: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE settlement SET told = 1 WHERE id = $1 AND told = 0")
+    pub async fn tell_settlement(&mut self, id: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE settlement SET told = 1 WHERE id = $1 AND told = 0")
             .bind(id)
             .execute(&mut *self.inner)
             .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 }

@@ -54,6 +54,21 @@ impl<'a> Desk<'a> {
         self.ask("settle", request).await
     }
 
+    /// Was told before: the same request hears so, with the transaction, and sends nothing.
+    pub async fn told_before(&self, request: &FacilitatorRequest, settled: &SettleResponse) {
+        let sent = self.sent().await;
+        let again = self.settle(request).await;
+        assert_eq!(again.error_reason, Some(Reason::DuplicateSettlement), "{again:?}");
+        assert_eq!((again.success, &again.transaction), (false, &settled.transaction));
+        let verified = self.verify(request).await;
+        let used = match request.payment_payload.x402_version {
+            1 => Reason::InvalidTransactionState,
+            _ => Reason::NonceUsed,
+        };
+        assert_eq!(verified.invalid_reason, Some(used), "{verified:?}");
+        assert_eq!(self.sent().await, sent);
+    }
+
     /// Is refused by both, and nothing is sent.
     pub async fn refuses(&self, request: &Value, reason: &Reason, what: &str) {
         let before = self.sent().await;
