@@ -94,6 +94,8 @@ events! {
     GrantRevoked = "grant.revoked";
     /// A draw did not fit its grant.
     GrantMismatch = "grant.mismatch";
+    /// A relayer's nonce that no stored transaction had was used up.
+    RelayerGapFilled = "relayer.gap_filled";
     /// A change was written.
     PolicyDrafted = "policy.drafted";
     /// A change was put to the operators.

@@ -32,6 +32,10 @@ pub struct Config {
     pub audit_anchors: PathBuf,
     /// Names of the payee categories; the position is the bit in the contract (at most 16).
     pub categories: Vec<String>,
+    /// Seconds a task of the daemon may work without getting on before it counts as hung and the
+    /// daemon ends, with exit code 5: 1 to 86,400. Each answer of a node and each commit is getting on.
+    #[serde(default = "default_hung_after_s")]
+    pub hung_after_s: u64,
     /// The chain and the contract.
     pub chain: ChainConfig,
     /// How payments are gathered and sent.
@@ -360,6 +364,10 @@ pub struct PayeeLabel {
     pub address: Address,
 }
 
+const fn default_hung_after_s() -> u64 {
+    300
+}
+
 const fn default_clock_drift_s() -> u64 {
     120
 }
@@ -456,6 +464,7 @@ impl Config {
             86_400,
             "use 15 to 86400",
         )?;
+        range("hung_after_s", self.hung_after_s, 1, 86_400, "use 1 to 86400")?;
         range("submit.lease_s", self.submit.lease_s, 2, 300, "use 2 to 300")?;
         range(
             "submit.fee_ceiling_gwei",

@@ -2,7 +2,8 @@
 //!
 //! They exist only with the feature `fault-injection`; without it [`at`] is nothing. The variable
 //! `BURSAR_FAULT` says where: `send.answered` at the first passing, `send.answered:3` at the third,
-//! `send.answered:1:panic` for a panic of that task instead of the end of the process.
+//! `send.answered:1:panic` for a panic of that task instead of the end of the process, `…:hang` for a
+//! task that goes no further and keeps its thread.
 //! `BURSAR_FAULT_PAGES` names a file with the number of pages that a SQLite file may have: read
 //! before each transaction, so that a test fills the disk and frees it again.
 
@@ -82,11 +83,17 @@ mod armed {
         }
     }
 
+    enum Then {
+        End,
+        Panic,
+        Hang,
+    }
+
     struct Plan {
         place: String,
         /// Passings left until it happens.
         left: AtomicU32,
-        panics: bool,
+        then: Then,
     }
 
     static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| {
@@ -94,7 +101,12 @@ mod armed {
         let mut parts = text.split(':');
         let place = parts.next()?.to_owned();
         let left = parts.next().and_then(|count| count.parse().ok()).unwrap_or(1);
-        Some(Plan { place, left: AtomicU32::new(left), panics: parts.next() == Some("panic") })
+        let then = match parts.next() {
+            Some("panic") => Then::Panic,
+            Some("hang") => Then::Hang,
+            _ => Then::End,
+        };
+        Some(Plan { place, left: AtomicU32::new(left), then })
     });
 
     /// Pages the store may have, where a test says so.
@@ -111,9 +123,12 @@ mod armed {
         if plan.left.fetch_sub(1, Ordering::SeqCst) != 1 {
             return;
         }
-        if plan.panics {
-            panic!("a test asked for a panic at {}", place.name());
+        match plan.then {
+            Then::End => std::process::abort(),
+            Then::Panic => panic!("a test asked for a panic at {}", place.name()),
+            Then::Hang => loop {
+                std::thread::park();
+            },
         }
-        std::process::abort();
     }
 }

@@ -876,7 +876,8 @@ pub(crate) async fn finished(
         Manifest::Batches(_)
         | Manifest::Approved { .. }
         | Manifest::Escrow { .. }
-        | Manifest::Settlement { .. } => Ok(false),
+        | Manifest::Settlement { .. }
+        | Manifest::Cancel => Ok(false),
     }
 }
 

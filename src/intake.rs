@@ -31,6 +31,7 @@ use crate::{
     money::Usdc,
     payment::{AgentId, Context, PaymentId, PaymentRequest, State},
     policy::{Decision, Facts, Judgement},
+    pulse,
     refusal::{Code, Refusal},
     store::{ApprovalRow, EscrowRow, PaymentRow, StoreError, Tx},
     view::{RuleTrace, Simulation, Verdict},
@@ -272,6 +273,7 @@ fn unknown_agent(agent: &AgentId) -> Refusal {
 pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: Stop) {
     let mut group = Vec::with_capacity(GROUP_LIMIT);
     loop {
+        pulse::rest();
         tokio::select! {
             biased;
             taken = jobs.recv_many(&mut group, GROUP_LIMIT) => if taken == 0 { return },
@@ -281,6 +283,7 @@ pub(crate) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, stop: 
                 continue;
             }
         }
+        pulse::work();
         let group = std::mem::replace(&mut group, Vec::with_capacity(GROUP_LIMIT));
         if !settle(&inner, group).await {
             return;

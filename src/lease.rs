@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::{
     clock::Clock,
     engine::{EngineError, Inner, Stop},
+    pulse,
     store::{LeaseRow, Store, StoreError, Tx},
     submit,
     view::LeaseView,
@@ -113,10 +114,12 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(Duration::from_millis(inner.lease_ms() / 4));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => break,
             _ = tick.tick() => {}
         }
+        pulse::work();
         if let Err(error) = round(&inner).await {
             warn!(%error, "the leases could not be renewed; trying again");
         }

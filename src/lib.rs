@@ -33,6 +33,7 @@ pub mod notify;
 pub mod outcome;
 pub mod payment;
 pub mod policy;
+pub(crate) mod pulse;
 pub mod reconcile;
 pub mod refusal;
 pub mod review;

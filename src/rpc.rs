@@ -18,6 +18,8 @@ use serde::{
 };
 use serde_json::{Value, json, value::RawValue};
 
+use crate::pulse;
+
 /// Bytes a node may answer with; more is cut off and counts as no answer.
 const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
 /// Bytes of an error's data that are looked at.
@@ -361,7 +363,10 @@ impl Rpc {
     ) -> Result<(StatusCode, Vec<u8>), RpcError> {
         let endpoint =
             self.endpoints.get(index).ok_or_else(|| RpcError::unknown(method, "no endpoint"))?;
-        self.wire.post(&endpoint.url, body).await.map_err(|why| RpcError::unknown(method, why))
+        let answer = self.wire.post(&endpoint.url, body).await;
+        // Whatever it was: it came within its time, and the caller goes on.
+        pulse::beat();
+        answer.map_err(|why| RpcError::unknown(method, why))
     }
 
     /// Calls one method.

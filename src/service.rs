@@ -11,11 +11,11 @@ use std::{
 
 use alloy::primitives::{Address, B256};
 use ed25519_dalek::VerifyingKey;
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, future::BoxFuture};
 use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{Mutex as AsyncMutex, Notify, mpsc, watch},
+    sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tracing::{error, info, warn};
@@ -39,6 +39,7 @@ use crate::{
     notify::{self, EndpointError},
     payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
+    pulse::{self, Guard, Pulse},
     reconcile,
     rpc::{Rpc, RpcError},
     store::{AgentRow, Store, StoreError, StoreLock},
@@ -120,12 +121,24 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The thread that looks after the tasks.
+    #[error("cannot start a thread: {0}")]
+    Guard(std::io::Error),
     /// A webhook endpoint.
     #[error(transparent)]
     Webhook(#[from] EndpointError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// How a daemon ends that nobody stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// This task ended: a fault, which its log tells.
+    Task(&'static str),
+    /// This task hangs. It may hold a thread or a lock: an orderly end cannot be counted on.
+    Hung(&'static str),
 }
 
 /// The running daemon.
@@ -135,6 +148,10 @@ pub struct Service {
     stop: watch::Sender<bool>,
     tasks: JoinSet<&'static str>,
     store: Store,
+    /// Names the task that hangs, if one does.
+    hung: oneshot::Receiver<&'static str>,
+    /// The guard goes when this goes.
+    _guarded: std::sync::mpsc::Sender<()>,
     /// No other daemon serves the store while this lives.
     _lock: StoreLock,
 }
@@ -156,13 +173,32 @@ impl Service {
 
         let (stop, stopped) = Stop::pair();
         let mut tasks = JoinSet::new();
+        let mut pulses = Vec::new();
         let engine = Engine::new(Arc::clone(&inner));
-        tasks.spawn(named("intake", intake::run(Arc::clone(&inner), queue, stopped.clone())));
-        tasks.spawn(named("assign", submit::assign::run(Arc::clone(&inner), stopped.clone())));
-        tasks
-            .spawn(named("broadcast", submit::broadcast::run(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("confirm", submit::confirm::run(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("reconcile", reconcile::watch::run(Arc::clone(&inner), stopped.clone())));
+        {
+            let mut spawn = |name, task: BoxFuture<'static, ()>| {
+                let pulse = Pulse::new(name);
+                pulses.push(Arc::clone(&pulse));
+                tasks.spawn(named(name, pulse.of(task)));
+            };
+            spawn("intake", Box::pin(intake::run(Arc::clone(&inner), queue, stopped.clone())));
+            spawn("assign", Box::pin(submit::assign::run(Arc::clone(&inner), stopped.clone())));
+            spawn(
+                "broadcast",
+                Box::pin(submit::broadcast::run(Arc::clone(&inner), stopped.clone())),
+            );
+            spawn("confirm", Box::pin(submit::confirm::run(Arc::clone(&inner), stopped.clone())));
+            spawn(
+                "reconcile",
+                Box::pin(reconcile::watch::run(Arc::clone(&inner), stopped.clone())),
+            );
+            spawn("watch", Box::pin(alert::watch::run(Arc::clone(&inner), stopped.clone())));
+            spawn("lease", Box::pin(lease::run(Arc::clone(&inner), stopped.clone())));
+            spawn("keep", Box::pin(keep(Arc::clone(&inner), stopped.clone())));
+            spawn("checkpoint", Box::pin(checkpoint(store.clone(), stopped.clone())));
+        }
+        // Its endpoints have tasks of their own, and what hangs there shows as deliveries that wait.
+        tasks.spawn(named("notify", notify::run(Arc::clone(&inner), stopped.clone())));
         let (doubt, stopping) = (store.clone(), stopped.clone());
         tasks.spawn(named("store", async move {
             tokio::select! {
@@ -172,11 +208,6 @@ impl Service {
                 () = stopping.asked() => {}
             }
         }));
-        tasks.spawn(named("notify", notify::run(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("watch", alert::watch::run(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("lease", lease::run(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("keep", keep(Arc::clone(&inner), stopped.clone())));
-        tasks.spawn(named("checkpoint", checkpoint(store.clone(), stopped.clone())));
         let router =
             api::router(engine.clone(), ApiConfig::new(inner.config.public_origin.clone()));
         let serve = stopped.clone();
@@ -188,9 +219,17 @@ impl Service {
                 error!(%error, "the API ended");
             }
         }));
+        let (guarded, stop_guard) = std::sync::mpsc::channel();
+        let (tell, hung) = oneshot::channel();
+        let limit = Duration::from_secs(inner.config.hung_after_s);
+        let guard = Guard::new(inner.clock.clone(), limit, pulses);
+        std::thread::Builder::new()
+            .name("guard".to_owned())
+            .spawn(move || guard.run(&stop_guard, tell))
+            .map_err(StartError::Guard)?;
         inner.queued.notify_one();
         info!(%addr, wallet = %inner.config.chain.wallet, "listening");
-        Ok(Self { addr, engine, stop, tasks, store, _lock: lock })
+        Ok(Self { addr, engine, stop, tasks, store, hung, _guarded: guarded, _lock: lock })
     }
 
     /// Returns the address the API listens on.
@@ -205,17 +244,20 @@ impl Service {
         self.engine.clone()
     }
 
-    /// Waits until a task ends, which only a fault or [`Service::stop`] makes it do. Returns its
-    /// name.
-    pub async fn ended(&mut self) -> &'static str {
-        match self.tasks.join_next().await {
+    /// Waits until a task ends, which only a fault or [`Service::stop`] makes it do, or hangs.
+    pub async fn ended(&mut self) -> Ended {
+        let ended = tokio::select! {
+            Ok(name) = &mut self.hung => return Ended::Hung(name),
+            ended = self.tasks.join_next() => ended,
+        };
+        Ended::Task(match ended {
             Some(Ok(name)) => name,
             Some(Err(error)) => {
                 error!(%error, "a task ended in a fault");
                 "a task"
             }
             None => "every task",
-        }
+        })
     }
 
     /// Stops: no new requests, running commits end, everything else is found again at start.
@@ -517,10 +559,12 @@ async fn checkpoint(store: Store, stop: Stop) {
     let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
+        pulse::work();
         if let Err(error) = store.checkpoint().await {
             warn!(%error, "the store's log could not be moved; trying again");
         }
@@ -534,10 +578,12 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
     let anchors = AsyncMutex::new((B256::ZERO, None::<Duration>));
     let mut probed = None::<Duration>;
     loop {
+        pulse::rest();
         let last = tokio::select! {
             () = stop.asked() => true,
             _ = tick.tick() => false,
         };
+        pulse::work();
         if let Err(error) = housekeeping(&inner, &anchors, last).await {
             if let EngineError::Store(StoreError::Damaged(_)) = error {
                 error!(%error, "nothing more is done with this store");

@@ -20,7 +20,7 @@ use crate::{
     engine::{self, EngineError, Inner, Stop},
     fees,
     money::Usdc,
-    notify, policy,
+    notify, policy, pulse,
     refusal::Code,
     store::AuditNote,
     submit::assign,
@@ -75,10 +75,12 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut refusals = Refusals::default();
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
+        pulse::work();
         if let Err(error) = look(&inner, &mut refusals).await {
             warn!(%error, "alerts could not be looked after; trying again");
         }

@@ -1,7 +1,7 @@
 //! The command line: one file a command, each with its `Args` and a `run`.
 //!
 //! Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 unreachable (daemon, chain, file);
-//! 4 checked and found wrong (audit, reconciliation).
+//! 4 checked and found wrong (audit, reconciliation); 5 the daemon ended by a fault of its own.
 
 mod agent;
 mod approve;
@@ -93,6 +93,8 @@ pub enum Kind {
     Unreachable,
     /// A check ran and found a fault: exit 4.
     Mismatch,
+    /// The daemon ended by a fault of its own, to be started again: exit 5.
+    Fault,
 }
 
 impl CliError {
@@ -114,6 +116,7 @@ impl CliError {
             Kind::Usage => 2,
             Kind::Unreachable => 3,
             Kind::Mismatch => 4,
+            Kind::Fault => 5,
         })
     }
 }
@@ -147,13 +150,19 @@ impl From<KeyError> for CliError {
     }
 }
 
+/// Time that what still runs has after a command is done.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Runs a command that waits for disk or network.
 fn block_on<T>(task: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::new(Kind::Refused, format!("no runtime: {error}")))?
-        .block_on(task)
+        .map_err(|error| CliError::new(Kind::Refused, format!("no runtime: {error}")))?;
+    let done = runtime.block_on(task);
+    // A thread that hangs keeps nobody.
+    runtime.shutdown_timeout(LAST_WORDS);
+    done
 }
 
 /// Parses the arguments, runs the command, prints its error.
@@ -244,7 +253,8 @@ mod tests {
         command.clone().debug_assert();
         let mut text = String::from(
             "# The command line\n\nEvery `--help`, collected by a test. Exit codes: 0 done; 1 refused \
-             or failed; 2 wrong\nusage; 3 out of reach; 4 checked and found wrong.\n",
+             or failed; 2 wrong\nusage; 3 out of reach; 4 checked and found wrong; 5 the daemon ended by a \
+             fault of its own.\n",
         );
         reference(&mut command, "bursar", &mut text);
         if std::env::var_os("BURSAR_WRITE").is_some() {

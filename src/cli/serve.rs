@@ -12,7 +12,7 @@ use crate::{
     config::{Config, ConfigError},
     keys::{Keys, PassphraseArgs},
     rpc::RpcError,
-    service::{Service, StartError},
+    service::{Ended, Service, StartError},
     store::StoreError,
 };
 
@@ -20,7 +20,8 @@ use crate::{
 ///
 /// It reads one configuration file (`bursar devnet` writes one to start from), unlocks the seed,
 /// checks chain and contract, takes up what a former run left, and listens. SIGTERM or Ctrl-C
-/// ends it; nothing in flight is lost, not even by SIGKILL.
+/// ends it; nothing in flight is lost, not even by SIGKILL. Exit code 5: a task failed or hung
+/// (`hung_after_s`), and the daemon ended rather than limp; let your supervisor start it again.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     bursar serve --config .devnet/bursar.toml\n  \
@@ -67,13 +68,19 @@ async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
         return Err(CliError::new(Kind::Refused, "cannot listen for signals"));
     };
     let ended = tokio::select! {
-        name = service.ended() => Some(name),
+        ended = service.ended() => Some(ended),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
     match ended {
         None => info!("stopping"),
-        Some(name) => error!(task = name, "a task ended: stopping rather than limping"),
+        Some(Ended::Task(task)) => error!(task, "a task ended: stopping rather than limping"),
+        Some(Ended::Hung(task)) => {
+            error!(task, "a task hangs: ending at once, which loses nothing");
+            let hint = "send its log to whoever maintains bursar; start the daemon again, nothing is \
+                        lost";
+            return Err(CliError::new(Kind::Fault, format!("the {task} task hangs")).hint(hint));
+        }
     }
     // Told twice, it ends at once: the next start takes up what was on its way.
     tokio::select! {
@@ -82,9 +89,11 @@ async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
         _ = interrupt.recv() => return Err(hurried()),
     }
     match ended {
-        None => Ok(()),
-        Some(name) => Err(CliError::new(Kind::Refused, format!("the {name} task ended"))
-            .hint("look at the log; start the daemon again, nothing is lost")),
+        Some(Ended::Task(name)) => {
+            Err(CliError::new(Kind::Fault, format!("the {name} task ended"))
+                .hint("look at the log; start the daemon again, nothing is lost"))
+        }
+        Some(Ended::Hung(_)) | None => Ok(()),
     }
 }
 
@@ -143,7 +152,10 @@ impl From<StartError> for CliError {
             StartError::Agents(_) | StartError::Categories(_) | StartError::Read { .. } => {
                 (Kind::Usage, "correct the file and start again")
             }
-            StartError::Write(_) | StartError::Keys(_) | StartError::Engine(_) => {
+            StartError::Write(_)
+            | StartError::Keys(_)
+            | StartError::Guard(_)
+            | StartError::Engine(_) => {
                 (Kind::Refused, "nothing was lost; start again once it is mended")
             }
         };

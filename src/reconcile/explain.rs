@@ -120,7 +120,8 @@ async fn signed(store: &Store) -> Result<Signed, StoreError> {
                 Manifest::Proposal { .. }
                 | Manifest::Tighten { .. }
                 | Manifest::Escrow { .. }
-                | Manifest::Settlement { .. },
+                | Manifest::Settlement { .. }
+                | Manifest::Cancel,
             ) => {}
             Err(error) => return Err(StoreError::corrupt("tx.manifest", error)),
         }

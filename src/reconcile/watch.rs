@@ -31,6 +31,7 @@ use crate::{
     engine::{Inner, Stop},
     ledger::Account,
     payment::{PaymentId, State},
+    pulse,
     rpc::{At, Head},
     store::{Claim, Finalized, Finding, FindingKind, Store, StoreError},
 };
@@ -111,10 +112,12 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
+        pulse::work();
         if !inner.is_keeper() {
             // Another daemon compares; whoever takes over goes on from its stored mark.
             watch = Watch::default();

@@ -469,6 +469,7 @@ impl Store {
     async fn enter(&self, patience: Option<OwnedMutexGuard<()>>) -> Result<Tx, StoreError> {
         let gate = Arc::clone(&self.gate).lock_owned().await;
         let mut tx = self.open_tx(gate, patience).await?;
+        crate::pulse::beat();
         if !self.sqlite {
             let turn = self.share.turn(&mut tx.inner).await;
             if matches!(turn, Err(StoreError::Missed { .. })) {
@@ -567,6 +568,7 @@ impl Tx {
             Ok(()) => crate::sim::after_commit().await,
             Err(error) => Err(error),
         };
+        crate::pulse::beat();
         match committed {
             Ok(()) => {
                 self.share.done(self.turn);

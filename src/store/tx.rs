@@ -27,10 +27,12 @@ pub enum TxKind {
     Escrow,
     /// A payment of others, by the facilitator.
     Settlement,
+    /// A transfer of nothing to the sender itself: it uses up a nonce.
+    Cancel,
 }
 
 impl TxKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Batch,
         Self::Approved,
         Self::Tighten,
@@ -39,6 +41,7 @@ impl TxKind {
         Self::Opening,
         Self::Escrow,
         Self::Settlement,
+        Self::Cancel,
     ];
 
     /// Returns the stored name.
@@ -53,6 +56,7 @@ impl TxKind {
             Self::Opening => "opening",
             Self::Escrow => "escrow",
             Self::Settlement => "settlement",
+            Self::Cancel => "cancel",
         }
     }
 }
@@ -248,6 +252,32 @@ impl Store {
 }
 
 impl Tx {
+    /// Finds the nonces of a sender from `from` up to below `to` that no transaction has, the lowest 16
+    /// at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unused_nonces(
+        &mut self,
+        sender: Address,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<u64>, StoreError> {
+        let to = to.min(from.saturating_add(16));
+        let rows =
+            sqlx::query("SELECT nonce FROM tx WHERE sender = $1 AND nonce >= $2 AND nonce < $3")
+                .bind(sender.to_string())
+                .bind(from.cast_signed())
+                .bind(to.cast_signed())
+                .fetch_all(&mut *self.inner)
+                .await?;
+        let used = rows
+            .iter()
+            .map(|row| unsigned("tx.nonce", row.try_get(0)?))
+            .collect::<Result<std::collections::BTreeSet<u64>, StoreError>>()?;
+        Ok((from..to).filter(|nonce| !used.contains(nonce)).collect())
+    }
+
     /// Takes the next number of a counter that starts at zero: a relayer's account nonce, or a
     /// signer's unordered nonce in the wallet.
     ///

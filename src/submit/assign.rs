@@ -19,6 +19,7 @@ use crate::{
     engine::{EngineError, Inner, Stop},
     intake::Message,
     payment::{AgentId, Event},
+    pulse,
     refusal::{Code, Refusal},
     store::{EscrowRow, ItemRef, PaymentRow, Tx, TxKind},
 };
@@ -50,11 +51,13 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             () = inner.queued.notified() => tokio::time::sleep(wait).await,
             _ = tick.tick() => {}
         }
+        pulse::work();
         loop {
             match some(&inner).await {
                 Ok(true) if !stop.is_asked() => {}

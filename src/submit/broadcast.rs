@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, Bytes};
 use serde_json::json;
 use tokio::{
     task::JoinSet,
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Flight, sign};
+use super::{Flight, Manifest, Outgoing, prepare_at, sign};
 use crate::{
     audit::{Draft, EventKind},
     crash::{self, Point},
@@ -19,11 +19,14 @@ use crate::{
     fees::{self, Bump, Fees},
     lease,
     outcome::{SendClass, classify},
+    pulse,
     rpc::RpcError,
-    store::AttemptRow,
+    store::{AttemptRow, TxKind},
     view::WaitKind,
 };
 
+/// Gas of a transfer of ether.
+const GAS_TRANSFER: u64 = 21_000;
 /// Seconds between two higher offers to a node that wants more, at most: about a block.
 const BUMP_PAUSE_S: u64 = 5;
 
@@ -32,11 +35,13 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(Duration::from_millis(500));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             () = inner.signed.notified() => {}
             _ = tick.tick() => {}
         }
+        pulse::work();
         round(&inner).await;
     }
 }
@@ -46,7 +51,7 @@ async fn round(inner: &Arc<Inner>) {
     let mut senders = JoinSet::new();
     for flights in due(inner).into_values() {
         let inner = Arc::clone(inner);
-        senders.spawn(async move { in_order(&inner, flights).await });
+        senders.spawn(pulse::shared(async move { in_order(&inner, flights).await }));
     }
     while let Some(sent) = senders.join_next().await {
         // A sender that panicked is never served again: the daemon must end, not limp.
@@ -181,6 +186,43 @@ async fn heal(inner: &Inner, flight: &Flight) -> Result<(), EngineError> {
     for attempt in &missing {
         let (answer, _) = hand_over(inner, attempt, flight.sends as usize).await;
         inner.metrics.sends.get_or_create(&answer.into()).inc();
+    }
+    fill(inner, sender, next, nonce).await
+}
+
+/// Uses up the relayer's nonces from `next` to below `nonce` that no stored transaction has, each by a
+/// transfer of nothing to itself: what comes after them would wait for ever. The counter can be ahead
+/// of what was signed where a node showed blocks that fell out again, or after a restored backup. If
+/// the key did sign for such a nonce, the chain takes one of the two; that pays nothing twice.
+async fn fill(inner: &Inner, sender: Address, next: u64, nonce: u64) -> Result<(), EngineError> {
+    if next >= nonce || !inner.may_sign() {
+        return Ok(());
+    }
+    let mut store = inner.begin_as(sender).await?;
+    let mut made = Vec::new();
+    let mut drafts = Vec::new();
+    for nonce in store.unused_nonces(sender, next, nonce).await? {
+        let call = Outgoing {
+            kind: TxKind::Cancel,
+            target: sender,
+            calldata: Bytes::new(),
+            gas: GAS_TRANSFER,
+            manifest: Manifest::Cancel,
+        };
+        let open = prepare_at(inner, &mut store, (sender, nonce), call).await?;
+        let hash = open.attempts.first().map(|attempt| attempt.hash);
+        let data = json!({ "sender": sender, "nonce": nonce, "hash": hash });
+        drafts.push(Draft::new(EventKind::RelayerGapFilled, "daemon").tx(&open.tx.id).data(data));
+        made.push(open);
+    }
+    if made.is_empty() {
+        return Ok(());
+    }
+    store.append_audit(&drafts, inner.clock.now_ms()).await?;
+    store.commit().await?;
+    warn!(%sender, nonces = made.len(), "nonces that nothing was signed for are used up");
+    for open in made {
+        inner.launch(open);
     }
     Ok(())
 }

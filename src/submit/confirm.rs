@@ -33,6 +33,7 @@ use crate::{
     money::Usdc,
     outcome::SendClass,
     payment::{Event, FundsMoved, State},
+    pulse,
     refusal::{Code, Refusal},
     rpc::{At, Head, RpcError},
     store::{OpenTx, PaymentRow, Tx},
@@ -53,10 +54,12 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut seen: Option<Head> = None;
     let mut faults = 0_u32;
     loop {
+        pulse::rest();
         tokio::select! {
             () = stop.asked() => return,
             _ = tick.tick() => {}
         }
+        pulse::work();
         match look(&inner, &mut seen).await {
             Ok(()) => {
                 faults = 0;
@@ -547,9 +550,8 @@ async fn fates(
         Manifest::Proposal { .. }
         | Manifest::Tighten { .. }
         | Manifest::Escrow { .. }
-        | Manifest::Settlement { .. } => {
-            return Ok(fates);
-        }
+        | Manifest::Settlement { .. }
+        | Manifest::Cancel => return Ok(fates),
     };
     let logs = mined
         .receipt

@@ -52,6 +52,8 @@ pub(crate) enum Manifest {
     Escrow { action: String },
     /// A payment of others, by its settlement's id.
     Settlement { id: String },
+    /// Nothing: it uses up a nonce.
+    Cancel,
 }
 
 /// One agent's batch in a `payBatch` call.
@@ -287,8 +289,18 @@ pub(crate) async fn prepare(
     sender: Address,
     call: Outgoing,
 ) -> Result<OpenTx, EngineError> {
-    let signer = inner.relayer(sender)?;
     let nonce = store.take_nonce(&sender.to_string()).await?;
+    prepare_at(inner, store, (sender, nonce), call).await
+}
+
+/// The same at a nonce that is the sender's, and no stored transaction's.
+async fn prepare_at(
+    inner: &Inner,
+    store: &mut crate::store::Tx,
+    (sender, nonce): (Address, u64),
+    call: Outgoing,
+) -> Result<OpenTx, EngineError> {
+    let signer = inner.relayer(sender)?;
     let tx = TxRow {
         id: uuid::Uuid::now_v7().simple().to_string(),
         kind: call.kind,

@@ -201,7 +201,28 @@ async fn a_task_that_panics_ends_the_daemon() {
     for (n, place) in places.into_iter().enumerate() {
         world.restart_with(&format!("{place}:1:panic")).await;
         let asked = asking(&world, &format!("{}", n + 5), place);
-        assert_eq!(world.died().await, Some(1), "{place}");
+        assert_eq!(world.died().await, Some(5), "{place}");
+        world.restart().await;
+        world.until(&asked.await.unwrap(), State::Paid).await;
+        world.judge().await;
+        world.stop().await;
+    }
+}
+
+/// The same of a task that hangs, with its thread.
+#[tokio::test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+async fn a_task_that_hangs_ends_the_daemon() {
+    let mut world = Plan::new().without_daemon().await;
+    let ordinary = world.config().hung_after_s;
+    let places = ["accept.committed", "send.answered", "finish.read"];
+    for (n, place) in places.into_iter().enumerate() {
+        world.configure(|config| config.hung_after_s = 3);
+        world.restart_with(&format!("{place}:1:hang")).await;
+        let asked = asking(&world, &format!("{}", n + 5), place);
+        assert_eq!(world.died().await, Some(5), "{place}");
+        // A slow machine is no fault.
+        world.configure(|config| config.hung_after_s = ordinary);
         world.restart().await;
         world.until(&asked.await.unwrap(), State::Paid).await;
         world.judge().await;

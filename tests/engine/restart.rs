@@ -1,6 +1,7 @@
 //! What a restart must not forget.
 
 use bursar::{contract::IPolicyChanges, payment::State, refusal::Code};
+use sqlx::Row as _;
 
 use crate::support::{Backend, Plan, RefusedWith, request, wait_for};
 
@@ -128,4 +129,31 @@ async fn case_19_on_another_chain_it_does_not_start() {
     let (code, said) = world.bursar(&["serve"]);
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("no contract at chain.wallet"), "{said}");
+}
+
+/// A relayer's counter ahead of what it signed, as after blocks that fell out or a restored backup:
+/// anvil, like geth, takes what comes after the gap and never mines it.
+#[tokio::test]
+async fn a_gap_of_nonces_that_nothing_was_signed_for_is_filled() {
+    let mut world = Plan::new().config(|config| config.submit.relayers = 1).start().await;
+    let before = world.pay("atlas", "acme-data", "5", "before").await;
+    world.until(&before, State::Paid).await;
+    world.stop().await;
+    let tables = world.tables().await;
+    let relayer = world.card.relayers[0];
+    sqlx::query("UPDATE nonce SET next = next + 20 WHERE sender = $1")
+        .bind(relayer.to_string())
+        .execute(&tables)
+        .await
+        .unwrap();
+    world.restart().await;
+    let after = world.pay("atlas", "acme-data", "6", "after").await;
+    world.until(&after, State::Paid).await;
+    world.judge().await;
+    assert_eq!(world.chain.nonce(relayer).await, 22);
+    let filled =
+        "SELECT CAST(COUNT(*) AS BIGINT) FROM audit_entry WHERE kind = 'relayer.gap_filled'";
+    let filled: i64 = sqlx::query(filled).fetch_one(&tables).await.unwrap().get(0);
+    assert_eq!(filled, 20);
+    tables.close().await;
 }
