@@ -164,7 +164,13 @@ events! {
     SettlementFinalized = "settlement.finalized";
     /// It moved nothing.
     SettlementFailed = "settlement.failed";
-    /// A 402 was paid.
+    /// A call's price was accepted: its payment is signed and stored.
+    X402Signed = "x402.signed";
+    /// A payment was sent, and nobody says what became of it.
+    X402Unknown = "x402.unknown";
+    /// A payment was never used, and cannot be any more.
+    X402Lapsed = "x402.lapsed";
+    /// A 402 was paid, at depth.
     X402Paid = "x402.paid";
     /// A seller asks for the same payment again and again.
     X402RetryLoop = "x402.retry_loop";
@@ -218,6 +224,9 @@ impl EventKind {
                 | Self::EscrowExpired
                 | Self::EscrowReturned
                 | Self::EscrowDeferred
+                | Self::X402PriceChanged
+                | Self::X402PaytoChanged
+                | Self::X402RetryLoop
                 | Self::AlertRaised
                 | Self::AlertCleared
         )

@@ -11,9 +11,10 @@ use crate::{
     money::Usdc,
     payment::{AgentId, Context, Payee},
     policy::{
-        Categories, ChainLimits, Facts, Judgement, Outcome, PayeeRecord, Policy, Question, Usage,
-        WalletUsage, evaluate, overrides,
+        Categories, ChainLimits, Facts, FetchLimits, FetchUsed, Judgement, Outcome, PayeeRecord,
+        Policy, Question, Usage, WalletUsage, evaluate, evaluate_fetch, may_fetch, overrides,
     },
+    refusal::{Code, Refusal},
     store::Word,
 };
 
@@ -41,6 +42,10 @@ pub struct KnownPayee {
     pub record: PayeeRecord,
     /// Its label.
     pub label: Option<String>,
+}
+
+fn no_agent(agent: &AgentId) -> Refusal {
+    Refusal::new(Code::AgentInactive, format!("there is no agent `{agent}` any more"))
 }
 
 /// Everything.
@@ -207,6 +212,57 @@ impl Book {
             &question,
             now_s,
         ))
+    }
+
+    /// May the agent fetch from a host at all at `now_s`? Returns its limits.
+    ///
+    /// # Errors
+    /// Its standing, or its policy's list of hosts; it has no `[fetch]`.
+    pub fn may_fetch(
+        &self,
+        agent: &AgentId,
+        host: &str,
+        now_s: u64,
+    ) -> Result<FetchLimits, Refusal> {
+        let known = self.agents.get(agent).ok_or_else(|| no_agent(agent))?;
+        let context = Context { host: Some(host.to_owned()), ..Context::default() };
+        may_fetch(&known.policy, known.chain.as_ref(), &known.usage, &self.wallet, &context, now_s)
+    }
+
+    /// Judges the price of one call at `now_s`: payee, price, host in the context, what was bought.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn judge_fetch(
+        &self,
+        agent: &AgentId,
+        (payee, price): (Address, Usdc),
+        context: &Context,
+        used: FetchUsed,
+        now_s: u64,
+    ) -> Result<(), Refusal> {
+        let known = self.agents.get(agent).ok_or_else(|| no_agent(agent))?;
+        let record = self.payees.get(&payee);
+        let mut reserved = self.reserved.clone();
+        reserved.push(known.address);
+        let question = Question {
+            agent,
+            payee,
+            payee_label: record.and_then(|known| known.label.as_deref()),
+            amount: price,
+            context,
+            invoice_taken: false,
+            reserved: &reserved,
+        };
+        evaluate_fetch(
+            &known.policy,
+            known.chain.as_ref(),
+            record.map(|known| &known.record),
+            (&known.usage, used),
+            &self.wallet,
+            &question,
+            now_s,
+        )
     }
 
     /// Reserves an accepted payment.

@@ -17,6 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::{DeliveryQuery, OperatorQuery, Problem, ReplayReceipt, TightenReceipt},
     auth::{self, AuthError},
+    buyer::{FetchRequest, FetchView, PurchasePage, Receipt},
     clock::Clock,
     escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
     payment::{Payee, PaymentId, PaymentRequest, State},
@@ -149,6 +150,45 @@ impl AgentClient {
     /// [`ClientError`].
     pub async fn permissions(&self) -> Result<Permissions, ClientError> {
         self.send(Call::get("/v1/permissions".to_owned())).await
+    }
+
+    /// Makes a call over HTTP, and pays for it where it must and may. `key` names the purchase: choose
+    /// it once, keep it over retries.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn fetch(&self, request: &FetchRequest, key: &str) -> Result<FetchView, ClientError> {
+        self.send(Call::post("/v1/fetch", request)?.keyed(key)?).await
+    }
+
+    /// Shows what a call costs and what would be paid; pays nothing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn inspect(&self, request: &FetchRequest) -> Result<FetchView, ClientError> {
+        let request = FetchRequest { inspect: true, ..request.clone() };
+        self.send(Call::post("/v1/fetch", &request)?).await
+    }
+
+    /// Shows a purchase.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn purchase(&self, id: PaymentId) -> Result<Receipt, ClientError> {
+        self.send(Call::get(format!("/v1/purchases/{id}"))).await
+    }
+
+    /// Lists purchases, newest first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn purchases(
+        &self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<PurchasePage, ClientError> {
+        let query = paged(cursor, limit);
+        self.send(Call::get(with_query("/v1/purchases", &query)?)).await
     }
 
     /// Opens a job: an escrow for each milestone. `key` names the job: choose it once, keep it over

@@ -56,6 +56,9 @@ pub struct Config {
     /// Settling payments of others.
     #[serde(default)]
     pub facilitator: FacilitatorConfig,
+    /// What agents fetch over HTTP, and pay for.
+    #[serde(default)]
+    pub fetch: FetchConfig,
     /// For how long what is superfluous is kept.
     #[serde(default)]
     pub retention: RetentionConfig,
@@ -322,6 +325,30 @@ impl Default for FacilitatorConfig {
     }
 }
 
+/// What agents fetch over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchConfig {
+    /// Networks inside that agents may reach, like `127.0.0.1/32`; anything that is not public is
+    /// refused otherwise. Plain `http://` is for these only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
+    /// Seconds a seller has for each answer: 1 to 25.
+    pub timeout_s: u64,
+    /// Largest body that is read of an answer, in KiB: 1 to 4,096. The rest is cut off.
+    pub body_kib: u64,
+    /// Calls on their way at a time, all agents together: 1 to 1,024.
+    pub concurrency: usize,
+    /// Seconds for which a payment is signed at most: 20 to 3,600. So long its outcome can stay open.
+    pub valid_s: u64,
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self { networks: Vec::new(), timeout_s: 12, body_kib: 1_024, concurrency: 64, valid_s: 600 }
+    }
+}
+
 /// For how long what is superfluous is kept. Payments with their idempotency keys, the ledger, the
 /// audit log, approvals and nonces are kept for ever.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -494,6 +521,10 @@ impl Config {
         )?;
         range("webhooks.keep_days", self.webhooks.keep_days, 7, 3_650, "use 7 to 3650")?;
         range("webhooks.timeout_s", self.webhooks.timeout_s, 1, 30, "use 1 to 30")?;
+        range("fetch.timeout_s", self.fetch.timeout_s, 1, 25, "use 1 to 25")?;
+        range("fetch.body_kib", self.fetch.body_kib, 1, 4_096, "use 1 to 4096")?;
+        range("fetch.concurrency", self.fetch.concurrency as u64, 1, 1_024, "use 1 to 1024")?;
+        range("fetch.valid_s", self.fetch.valid_s, 20, 3_600, "use 20 to 3600")?;
         let count = self.webhooks.endpoints.len() as u64;
         range("webhooks.endpoints", count, 0, 16, "name at most 16")?;
         let mut names = std::collections::HashSet::new();

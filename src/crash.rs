@@ -38,6 +38,14 @@ pub(crate) enum Point {
     FinishCommitted,
     /// Policy events are read; they are not durable.
     PolicyRead,
+    /// A purchase is signed and durable; the seller has not seen it.
+    PurchaseSigned,
+    /// The seller answered a paid request; that is not durable.
+    PurchaseAnswered,
+    /// The answer is durable; the agent has not seen it.
+    PurchaseNoted,
+    /// A purchase's fate on chain is read; it is not durable.
+    PurchaseRead,
     /// Webhooks are claimed; nobody has them.
     WebhookClaimed,
     /// Endpoints answered; that is not durable.
@@ -77,6 +85,10 @@ mod armed {
                 Self::FinishRead => "finish.read",
                 Self::FinishCommitted => "finish.committed",
                 Self::PolicyRead => "policy.read",
+                Self::PurchaseSigned => "purchase.signed",
+                Self::PurchaseAnswered => "purchase.answered",
+                Self::PurchaseNoted => "purchase.noted",
+                Self::PurchaseRead => "purchase.read",
                 Self::WebhookClaimed => "webhook.claimed",
                 Self::WebhookAnswered => "webhook.answered",
             }

@@ -22,6 +22,7 @@ use crate::{
     alert, approval,
     audit::{Draft, EventKind},
     book::{Agent, Book},
+    buyer::{self, FetchRequest, FetchView, PurchasePage, Receipt},
     clock::{self, Clock},
     config::Config,
     escrow::{
@@ -158,6 +159,8 @@ pub(crate) struct Inner {
     pub rpc: Rpc,
     pub keys: Arc<Keys>,
     pub domain: Eip712Domain,
+    /// What buying over HTTP shares.
+    pub shop: buyer::Shop,
     /// WorkEscrow, where this wallet has one.
     pub escrow: Option<escrow::Place>,
     pub facilitator: facilitator::Desk,
@@ -515,7 +518,7 @@ impl Engine {
         })
     }
 
-    /// Runs an operator's change to its end, even when the caller goes away (a closed connection,
+    /// Runs a change to its end, even when the caller goes away (a closed connection,
     /// a time-out): what is committed, what is sent and what the book says belong together.
     async fn whole<T, F>(&self, change: impl FnOnce(Arc<Inner>) -> F) -> Result<T, Refusal>
     where
@@ -524,7 +527,7 @@ impl Engine {
     {
         let task = tokio::spawn(change(Arc::clone(&self.inner)));
         task.await.unwrap_or_else(|fault| {
-            error!(%fault, "an operator's change broke off");
+            error!(%fault, "a change broke off");
             let mut refusal =
                 Refusal::new(Code::Internal, "a fault of the daemon; its log has the details")
                     .hint("look at what became of it before you try again");
@@ -693,6 +696,44 @@ impl Engine {
         body: SignatureBody,
     ) -> Result<StepApprovalView, Refusal> {
         self.whole(|inner| async move { escrow::release::approve(&inner, &id, body).await }).await
+    }
+
+    /// Makes an agent's call, and pays for it where it must and may. Goes on to its end when the
+    /// caller goes away: what is signed is sent, and what comes of it is stored.
+    ///
+    /// # Errors
+    /// Every refusal of the catalogue; `funds_moved` says whether money may have moved.
+    pub async fn fetch(
+        &self,
+        agent: AgentId,
+        idempotency_key: Option<String>,
+        request: FetchRequest,
+    ) -> Result<FetchView, Refusal> {
+        self.whole(
+            |inner| async move { buyer::fetch(&inner, agent, idempotency_key, request).await },
+        )
+        .await
+    }
+
+    /// Shows one of an agent's purchases.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn purchase(&self, agent: &AgentId, id: PaymentId) -> Result<Receipt, Refusal> {
+        buyer::show(&self.inner, agent, id).await
+    }
+
+    /// Lists an agent's purchases, newest first; `limit` 1 to 200.
+    ///
+    /// # Errors
+    /// `invalid_request` for a cursor that is none.
+    pub async fn purchases(
+        &self,
+        agent: &AgentId,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<PurchasePage, Refusal> {
+        buyer::list(&self.inner, agent, cursor, limit).await
     }
 
     /// Refuses an authenticated agent's request for a payment that cannot be read: spends its nonce

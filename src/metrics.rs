@@ -64,6 +64,10 @@ pub struct Metrics {
     pub paid: Counter,
     /// Payments given up.
     pub failed: Counter,
+    /// Calls over HTTP that were paid, final on chain.
+    pub purchases_paid: Counter,
+    /// Payments of calls that were signed and never used.
+    pub purchases_lapsed: Counter,
     /// Gas used by final transactions.
     pub gas_used: Counter,
     /// Sends, by the node's answer.
@@ -106,6 +110,8 @@ impl Default for Metrics {
             denied: Family::default(),
             paid: Counter::default(),
             failed: Counter::default(),
+            purchases_paid: Counter::default(),
+            purchases_lapsed: Counter::default(),
             gas_used: Counter::default(),
             sends: Family::default(),
             waiting_for_fee: Gauge::default(),
@@ -129,6 +135,16 @@ impl Default for Metrics {
             registry.register("payments_denied", "Payments denied, by code", all.denied.clone());
             registry.register("payments_paid", "Payments final on chain", all.paid.clone());
             registry.register("payments_failed", "Payments given up", all.failed.clone());
+            registry.register(
+                "purchases_paid",
+                "Calls over HTTP that were paid, final on chain",
+                all.purchases_paid.clone(),
+            );
+            registry.register(
+                "purchases_lapsed",
+                "Payments of calls that were signed and never used",
+                all.purchases_lapsed.clone(),
+            );
             registry.register("gas_used", "Gas used by final transactions", all.gas_used.clone());
             registry.register("sends", "Sends, by the node's answer", all.sends.clone());
             registry.register(

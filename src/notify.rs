@@ -4,7 +4,6 @@
 //! that claims what is due, a few at a time, posts it, and notes what came of it. A crash at any
 //! point sends again, under the same id; receivers drop repeats by it.
 
-mod guard;
 mod post;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +15,7 @@ use tracing::{error, info, warn};
 
 use self::post::Answer;
 pub(crate) use self::post::Endpoint;
-pub use self::{guard::GuardError, post::EndpointError};
+pub use self::post::EndpointError;
 use crate::{
     audit::EventKind,
     clock::{self, Clock},

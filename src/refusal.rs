@@ -117,6 +117,18 @@ codes! {
     TooManyToPayee = "too_many_to_payee", 429, "Rate limit exceeded";
     /// The same payee and amount again and again.
     LoopDetected = "loop_detected", 429, "Rate limit exceeded";
+    /// The price of a call is above what was said, or above the policy's limit.
+    PriceTooHigh = "price_too_high", 403, "Policy violation";
+    /// None of a seller's offers can be taken.
+    NoOffer = "no_acceptable_offer", 403, "Policy violation";
+    /// A seller asks for something else than before: another payee, price, network or asset.
+    OfferChanged = "offer_changed", 409, "Offer changed";
+    /// A seller does not answer, or not in a way that can be used. Nothing was paid.
+    SellerFailed = "seller_failed", 502, "Seller failed";
+    /// A payment was sent and nobody said what became of it.
+    OutcomeUnknown = "outcome_unknown", 503, "Outcome unknown";
+    /// A payment was signed, never used, and cannot be used any more.
+    PurchaseLapsed = "purchase_lapsed", 409, "Purchase lapsed";
     /// The daemon's queue is full.
     Overloaded = "overloaded", 503, "Overloaded";
     /// The store or the chain cannot be reached; nothing was started.

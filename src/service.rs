@@ -27,6 +27,7 @@ use crate::{
     audit::{Draft, EventKind},
     auth,
     book::{Agent, Book},
+    buyer,
     clock::Clock,
     config::Config,
     contract,
@@ -124,6 +125,9 @@ pub enum StartError {
     /// The thread that looks after the tasks.
     #[error("cannot start a thread: {0}")]
     Guard(std::io::Error),
+    /// What agents fetch with.
+    #[error(transparent)]
+    Fetch(#[from] buyer::WebError),
     /// A webhook endpoint.
     #[error(transparent)]
     Webhook(#[from] EndpointError),
@@ -192,6 +196,7 @@ impl Service {
                 "reconcile",
                 Box::pin(reconcile::watch::run(Arc::clone(&inner), stopped.clone())),
             );
+            spawn("purchases", Box::pin(buyer::watch::run(Arc::clone(&inner), stopped.clone())));
             spawn("watch", Box::pin(alert::watch::run(Arc::clone(&inner), stopped.clone())));
             spawn("lease", Box::pin(lease::run(Arc::clone(&inner), stopped.clone())));
             spawn("keep", Box::pin(keep(Arc::clone(&inner), stopped.clone())));
@@ -300,6 +305,7 @@ pub(crate) async fn wake(
     };
     let lock = Store::lock(&config.store, &config.audit_anchors).map_err(cannot)?;
     let webhooks = notify::Endpoint::all(&config.webhooks)?.into_iter().map(Arc::new).collect();
+    let shop = buyer::Shop::new(&config.fetch)?;
     let store = Store::open_as(&config.store, lock.me()).await.map_err(cannot)?;
     let store = store.telling(notify::subscribers(&config.webhooks));
     store.take_over().await.map_err(cannot)?;
@@ -325,6 +331,7 @@ pub(crate) async fn wake(
         rpc,
         keys,
         domain,
+        shop,
         escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         facilitator: facilitator::Desk::new(has_hub),
         metrics: Metrics::default(),
@@ -363,6 +370,7 @@ pub(crate) async fn wake(
         None => governance::refresh(&inner).await?,
     }
     lease::start(&inner).await?;
+    buyer::remember(&inner).await?;
     crash::at(Point::StartLoaded);
     Ok(Awake { inner, queue, lock })
 }
@@ -625,6 +633,7 @@ pub(crate) async fn housekeeping(
         tx.forget_events(inner.clock.now_ms().saturating_sub(kept_ms)).await?;
         let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
         tx.prune(bytes, denied).await?;
+        tx.forget_answers(bytes).await?;
         tx.forget_words().await?;
         tx.commit().await?;
     }

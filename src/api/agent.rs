@@ -13,6 +13,7 @@ use super::{
     problem::{Problem, Refused},
 };
 use crate::{
+    buyer::{FetchRequest, FetchView, PurchasePage, Receipt},
     payment::{PaymentId, PaymentRequest, State},
     refusal::{Code, Refusal},
     view::{PaymentPage, PaymentView, Permissions, Simulation},
@@ -118,6 +119,88 @@ pub(super) async fn list(agent: Agent) -> Result<Json<PaymentPage>, Refused> {
 pub(super) async fn simulate(agent: Agent) -> Result<Json<Simulation>, Refused> {
     let request = agent.payment_request()?;
     Ok(Json(agent.simulate(request).await?))
+}
+
+/// Makes a call over HTTP, and pays for it where the server answers 402 and the policy allows.
+///
+/// The key names the purchase: the same key and body carry the same payment, however often; a repeat
+/// of a call that was delivered gives the stored answer. `status` in the answer is the server's.
+/// With `inspect`, the offers are shown and nothing is paid; no key is needed then.
+#[utoipa::path(
+    post, path = "/v1/fetch", tag = "agent", operation_id = "fetch",
+    security(("agent" = [])),
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "1 to 128 characters, in quotes; needed unless `inspect`")),
+    request_body = FetchRequest,
+    responses(
+        (status = 200, description = "What the server delivered, and the receipt",
+            body = FetchView),
+        (status = "4XX", description = "Refused; `funds_moved` says whether money moved",
+            body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "Not now, or nobody knows: send it again with the same key",
+            body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn fetch(agent: Agent) -> Result<Json<FetchView>, Refused> {
+    let read = agent.fetch_request().and_then(|request| {
+        let key = match agent.idempotency_key() {
+            Ok(key) => Some(key),
+            Err(_) if request.inspect => None,
+            Err(refusal) => return Err(refusal),
+        };
+        Ok((key, request))
+    });
+    match read {
+        Ok((key, request)) => Ok(Json(agent.fetch(key, request).await?)),
+        Err(refusal) => Err(agent.refuse(refusal).await.into()),
+    }
+}
+
+/// Shows one of the agent's purchases: what was paid for a call, and how far that has come.
+#[utoipa::path(
+    get, path = "/v1/purchases/{id}", tag = "agent", operation_id = "getPurchase",
+    security(("agent" = [])),
+    params(("id" = String, Path, description = "`pay_` and 32 hexadecimal digits")),
+    responses(
+        (status = 200, description = "The purchase", body = Receipt),
+        (status = "4XX", description = "Refused",
+            body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn purchase(
+    Path(id): Path<String>,
+    agent: Agent,
+) -> Result<Json<Receipt>, Refused> {
+    let id = payment_id(&id)?;
+    Ok(Json(agent.purchase(id).await?))
+}
+
+/// What a listing of purchases takes.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PurchaseQuery {
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1 to 200; 50 if absent.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+}
+
+/// Lists the agent's purchases, newest first.
+#[utoipa::path(
+    get, path = "/v1/purchases", tag = "agent", operation_id = "listPurchases",
+    security(("agent" = [])), params(PurchaseQuery),
+    responses(
+        (status = 200, description = "A page", body = PurchasePage),
+        (status = "4XX", description = "Refused",
+            body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn purchases(agent: Agent) -> Result<Json<PurchasePage>, Refused> {
+    let query: PurchaseQuery = agent.query()?;
+    let limit = page_limit(query.limit)?;
+    Ok(Json(agent.purchases(query.cursor.as_deref(), limit).await?))
 }
 
 /// Tells the agent its limits, what is used, what is left, and whom it may pay.

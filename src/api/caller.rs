@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{ApiConfig, problem::Refused, webhooks::DeliveryQuery};
 use crate::{
     auth::{self, AuthError, idempotency_key},
+    buyer::{FetchRequest, FetchView, PurchasePage, Receipt},
     engine::{Accepted, Engine, NonceClaim},
     escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
     facilitator::Facilitator,
@@ -262,6 +263,33 @@ impl Agent {
     ) -> Result<PaymentPage, Refusal> {
         let (engine, agent) = self.claimed().await?;
         engine.payments(Some(&agent), state, cursor, limit).await
+    }
+
+    pub(super) fn fetch_request(&self) -> Result<FetchRequest, Refusal> {
+        self.arrived.json(Code::InvalidRequest)
+    }
+
+    pub(super) async fn fetch(
+        self,
+        key: Option<String>,
+        request: FetchRequest,
+    ) -> Result<FetchView, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.fetch(agent, key, request).await
+    }
+
+    pub(super) async fn purchase(self, id: PaymentId) -> Result<Receipt, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.purchase(&agent, id).await
+    }
+
+    pub(super) async fn purchases(
+        self,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<PurchasePage, Refusal> {
+        let (engine, agent) = self.claimed().await?;
+        engine.purchases(&agent, cursor, limit).await
     }
 
     pub(super) async fn permissions(self) -> Result<Permissions, Refusal> {

@@ -9,6 +9,7 @@ mod audit;
 mod devnet;
 mod doctor;
 mod escrow;
+mod fetch;
 mod freeze;
 mod init;
 mod pay;
@@ -54,6 +55,8 @@ enum Command {
     Pay(pay::PayArgs),
     Payments(pay::ListArgs),
     Permissions(pay::PermissionsArgs),
+    Fetch(fetch::FetchArgs),
+    Purchases(fetch::PurchasesArgs),
     Agent(agent::Args),
     Approvals(approve::ListArgs),
     Approve(approve::ApproveArgs),
@@ -180,6 +183,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pay(args) => pay::pay(&args, remote),
         Command::Payments(args) => pay::list(&args, remote),
         Command::Permissions(args) => pay::permissions(&args, remote),
+        Command::Fetch(args) => fetch::fetch(&args, remote),
+        Command::Purchases(args) => fetch::purchases(&args, remote),
         Command::Agent(args) => agent::run(&args, remote),
         Command::Approvals(args) => approve::list(&args, remote),
         Command::Approve(args) => approve::approve(&args, remote),

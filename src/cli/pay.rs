@@ -23,7 +23,7 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    fn client(&self, remote: &Remote) -> Result<AgentClient, CliError> {
+    pub(super) fn client(&self, remote: &Remote) -> Result<AgentClient, CliError> {
         let key = read_agent_key(&self.agent_key)?;
         Ok(AgentClient::new(&remote.url, key)?.signed_origin(remote.origin()))
     }

@@ -140,6 +140,7 @@ impl From<StartError> for CliError {
             StartError::Webhook(_) => {
                 (Kind::Usage, "correct [[webhooks.endpoints]]; `bursar doctor` checks them all")
             }
+            StartError::Fetch(_) => (Kind::Usage, "correct [fetch] in the configuration"),
             StartError::Policy { .. } => (Kind::Usage, "`bursar policy check FILE` says more"),
             StartError::Store { source: StoreError::Locked(_), .. } => {
                 (Kind::Refused, "stop the other one first: two would each pay by their own books")

@@ -357,6 +357,10 @@ signature_ttl_s = 30
 # x402 payments of others are settled at {api}/facilitator
 [facilitator]
 enabled = true
+
+# Servers on this machine may be fetched from; elsewhere leave this out.
+[fetch]
+networks = ["127.0.0.0/8", "::1/128"]
 "#,
         api = manifest.api,
         rpc = manifest.rpc,

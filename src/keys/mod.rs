@@ -6,6 +6,7 @@
 //! |-----|------|
 //! | agent i, signs payments | m/44'/60'/0'/0/i |
 //! | relayer j, pays gas | m/44'/60'/1'/0/j |
+//! | float of agent i, pays servers that accept only plain accounts | m/44'/60'/3'/0/i |
 //! | audit, signs the log's anchors (Ed25519) | from m/44'/60'/2'/0/0, see [`Keys::audit_key`] |
 //!
 //! Indexes run from 0 to 2^31 - 1. The last step is not hardened, as wallets expect, so one agent's
@@ -68,6 +69,7 @@ const CACHED: usize = 16_384;
 pub struct Keys {
     agents: Branch,
     relayers: Branch,
+    floats: Branch,
     audit: SigningKey,
 }
 
@@ -91,6 +93,7 @@ impl Keys {
         Ok(Self {
             agents: Branch::new(&root, "m/44'/60'/0'/0")?,
             relayers: Branch::new(&root, "m/44'/60'/1'/0")?,
+            floats: Branch::new(&root, "m/44'/60'/3'/0")?,
             audit: audit_key(&descend(&root, "m/44'/60'/2'/0/0")?)?,
         })
     }
@@ -117,6 +120,15 @@ impl Keys {
     /// `j` is 2^31 or more; [`KeyError::Underivable`].
     pub fn relayer(&self, j: u32) -> Result<PrivateKeySigner, KeyError> {
         self.relayers.signer(j)
+    }
+
+    /// The key of agent `i`'s float: a plain account that holds a small, capped balance, for sellers
+    /// that cannot check a contract's signature.
+    ///
+    /// # Errors
+    /// As [`Self::agent`].
+    pub fn float(&self, i: u32) -> Result<PrivateKeySigner, KeyError> {
+        self.floats.signer(i)
     }
 
     /// The key that signs the audit log's anchors.

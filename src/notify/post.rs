@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use url::Host;
 
-use super::guard::{Guard, GuardError};
 use crate::{
     clock,
     config::{WebhookEndpoint, WebhooksConfig},
+    guard::{Guard, GuardError},
     keys::{KeyError, WebhookSecrets},
     store::Due,
 };

@@ -151,6 +151,39 @@ pub struct Loops {
     pub within_s: u64,
 }
 
+/// What an agent may buy from sellers that answer 402. The contract judges what leaves the wallet;
+/// these hold what a chain cannot see: the call, the host, the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// Largest price of one call.
+    pub per_call: Usdc,
+    /// What one host may be paid over any 24 hours.
+    pub host_day: Usdc,
+    /// What all hosts together may be paid over any 24 hours.
+    pub day: Usdc,
+    /// Most that the agent's float may hold; `None`: it has none.
+    pub float: Option<Usdc>,
+    /// The loop breaker of calls.
+    pub loops: FetchLoops,
+}
+
+/// The loop breaker of calls: the same method and URL, its query left out, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchLoops {
+    /// So many paid calls are let through in any interval of `within_s`.
+    pub same_call: u32,
+    /// So many calls may fail there: refused prices, payments that bought nothing.
+    pub failures: u32,
+    /// Seconds, 1 to 86,400.
+    pub within_s: u64,
+}
+
+impl Default for FetchLoops {
+    fn default() -> Self {
+        Self { same_call: 100, failures: 10, within_s: 60 }
+    }
+}
+
 /// The contract's `AgentLimits`, in its own units and widths; all ones = off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentLimits {
@@ -199,6 +232,8 @@ pub struct Policy {
     pub payee_counts: Counts,
     /// The loop breaker.
     pub loops: Option<Loops>,
+    /// What it may buy over HTTP 402; `None`: nothing.
+    pub fetch: Option<FetchLimits>,
     /// May one invoice of one payee be paid again?
     pub duplicate_invoices: bool,
     hash: B256,
@@ -297,6 +332,17 @@ impl Policy {
                 same_payment: loops.same_payment.0,
                 within_s: loops.within.0,
             }),
+            fetch: raw.fetch.map(|fetch| FetchLimits {
+                per_call: fetch.per_call.0,
+                host_day: fetch.host_day.0,
+                day: fetch.day.0,
+                float: fetch.float.map(|cap| cap.0),
+                loops: fetch.loops.map_or_else(FetchLoops::default, |loops| FetchLoops {
+                    same_call: loops.same_call.0,
+                    failures: loops.failures.0,
+                    within_s: loops.within.0,
+                }),
+            }),
             duplicate_invoices: raw.invoices.duplicates == Duplicates::Allow,
             hash: keccak256(text),
         })
@@ -382,6 +428,7 @@ struct Document {
     #[serde(default)]
     counts: CountsTable,
     loops: Option<LoopsTable>,
+    fetch: Option<FetchTable>,
     #[serde(default)]
     invoices: InvoicesTable,
 }
@@ -428,6 +475,24 @@ struct PayeeCountsTable {
 #[serde(deny_unknown_fields)]
 struct LoopsTable {
     same_payment: Count,
+    within: Within,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FetchTable {
+    per_call: Amount,
+    host_day: Amount,
+    day: Amount,
+    float: Option<Amount>,
+    loops: Option<FetchLoopsTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FetchLoopsTable {
+    same_call: Count,
+    failures: Count,
     within: Within,
 }
 

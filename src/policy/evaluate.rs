@@ -19,7 +19,7 @@
 use alloy::primitives::Address;
 
 use super::{
-    OnLimit, Policy, Usage, WalletUsage,
+    FetchLimits, OnLimit, Policy, Usage, WalletUsage,
     room::{MoneyCap, Refill, money_caps},
 };
 use crate::{
@@ -173,6 +173,84 @@ pub fn evaluate(
         judge.cap(&cap);
     }
     judge.finish()
+}
+
+/// What an agent bought over HTTP 402 in the last 24 hours, reservations included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchUsed {
+    /// From this host.
+    pub host: Usdc,
+    /// From all hosts.
+    pub all: Usdc,
+}
+
+/// Decides about the price of one call at `now_s` (unix seconds): the agent's standing, the host in
+/// the question's context, the payee, and the limits of `[fetch]`. Nobody can be asked while a seller
+/// waits, so where a rule would ask the operators, the price is refused.
+///
+/// # Errors
+/// The first rule that refuses it.
+pub fn evaluate_fetch(
+    policy: &Policy,
+    chain: Option<&ChainLimits>,
+    payee: Option<&PayeeRecord>,
+    (usage, used): (&Usage, FetchUsed),
+    wallet: &WalletUsage,
+    question: &Question<'_>,
+    now_s: u64,
+) -> Result<(), Refusal> {
+    let mut judge = Judge::new(policy, question, now_s);
+    judge.payment();
+    judge.standing(chain, usage, wallet);
+    judge.context();
+    judge.payee(chain, payee.filter(|record| record.categories != 0), wallet);
+    judge.fetch(used);
+    match judge.finish().decision {
+        Decision::Allow => Ok(()),
+        Decision::Deny(refusal) => Err(refusal),
+        Decision::Ask { because, .. } => Err(because.into_iter().next().map_or_else(
+            || Refusal::new(Code::Internal, "a rule asks and does not say why"),
+            |refusal| refusal.hint("operators cannot be asked while a seller waits"),
+        )),
+    }
+}
+
+/// Decides whether an agent may call a host at all at `now_s`, before any price is known: its
+/// standing, and the host in `context`. Returns its limits.
+///
+/// # Errors
+/// The rule that refuses it; the policy has no `[fetch]`.
+pub fn may_fetch(
+    policy: &Policy,
+    chain: Option<&ChainLimits>,
+    usage: &Usage,
+    wallet: &WalletUsage,
+    context: &Context,
+    now_s: u64,
+) -> Result<FetchLimits, Refusal> {
+    let question = Question {
+        agent: &policy.agent,
+        payee: Address::ZERO,
+        payee_label: None,
+        amount: Usdc::ZERO,
+        context,
+        invoice_taken: false,
+        reserved: &[],
+    };
+    let mut judge = Judge::new(policy, &question, now_s);
+    judge.standing(chain, usage, wallet);
+    judge.context();
+    match (judge.finish().decision, policy.fetch) {
+        (Decision::Deny(refusal), _) => Err(refusal),
+        (_, Some(limits)) => Ok(limits),
+        (_, None) => Err(no_fetch().rule("fetch")),
+    }
+}
+
+fn no_fetch() -> Refusal {
+    let detail = "the agent's policy has no [fetch]: it buys nothing over HTTP";
+    Refusal::new(Code::HostNotAllowed, detail)
+        .hint("have the operators add a [fetch] table to its policy file")
 }
 
 struct Judge<'a> {
@@ -492,6 +570,37 @@ impl<'a> Judge<'a> {
         });
         let observed = cap.used.saturating_add(amount).to_string();
         self.rule(cap.rule, Some(cap.limit.to_string()), Some(observed), refusal);
+    }
+
+    fn fetch(&mut self, used: FetchUsed) {
+        let amount = self.question.amount;
+        let Some(limits) = self.policy.fetch else {
+            self.rule("fetch", None, None, Some((Then::Deny, no_fetch())));
+            return;
+        };
+        let per_call = limits.per_call;
+        let refusal = (amount > per_call).then(|| {
+            let detail = format!("{amount} USDC is above {per_call} USDC for one call");
+            let refusal = Refusal::new(Code::PriceTooHigh, detail);
+            (Then::Deny, refusal.room(per_call, Usdc::ZERO, per_call))
+        });
+        let shown = Some(per_call.to_string());
+        self.rule("fetch.per_call", shown, Some(amount.to_string()), refusal);
+        for (rule, span, limit, used) in [
+            ("fetch.host_day", "to one host", limits.host_day, used.host),
+            ("fetch.day", "to all hosts", limits.day, used.all),
+        ] {
+            let left = limit.saturating_sub(used);
+            let refusal = (amount > left).then(|| {
+                let detail = format!(
+                    "{amount} USDC on top of {used} is above {limit} USDC in any 24 hours {span}"
+                );
+                let refusal = Refusal::new(Code::DayCapExceeded, detail).room(limit, used, left);
+                (Then::Deny, refusal.hint("wait until what was bought a day ago is forgotten"))
+            });
+            let observed = used.saturating_add(amount).to_string();
+            self.rule(rule, Some(limit.to_string()), Some(observed), refusal);
+        }
     }
 
     fn finish(self) -> Judgement {

@@ -59,6 +59,7 @@ pub fn lint(text: &str, policy: &Policy, wallet: Option<&Categories>, now_s: u64
     lint.counts("counts.payee", &policy.payee_counts);
     lint.counts_together();
     lint.loops();
+    lint.fetch();
     lint.found
 }
 
@@ -258,6 +259,34 @@ impl Lint<'_> {
                 let message = format!("has no effect: all payees together have {all}");
                 self.warn("counts.payee", key, message);
             }
+        }
+    }
+
+    fn fetch(&mut self) {
+        let Some(fetch) = self.policy.fetch else { return };
+        for (key, smaller, wider, larger) in [
+            ("per_call", fetch.per_call, "host_day", fetch.host_day),
+            ("host_day", fetch.host_day, "day", fetch.day),
+        ] {
+            if smaller > larger {
+                self.error("fetch", key, format!("above fetch.{wider} ({larger})"));
+            }
+        }
+        if fetch.per_call.is_zero() {
+            self.error("fetch", "per_call", "0: the agent can pay for no call");
+        }
+        let Some(float) = fetch.float else { return };
+        if float < fetch.per_call {
+            let message =
+                format!("below fetch.per_call ({}), which it then cannot pay", fetch.per_call);
+            self.error("fetch", "float", message);
+        }
+        if float > fetch.day {
+            let message = format!(
+                "a stolen float is worth all it holds, and a day needs no more than {} (fetch.day)",
+                fetch.day
+            );
+            self.warn("fetch", "float", message);
         }
     }
 

@@ -10,10 +10,12 @@ mod room;
 mod usage;
 
 pub use document::{
-    AgentLimits, Categories, CategoriesError, Counts, Limits, Loops, OnLimit, Policy, PolicyError,
+    AgentLimits, Categories, CategoriesError, Counts, FetchLimits, FetchLoops, Limits, Loops,
+    OnLimit, Policy, PolicyError,
 };
 pub use evaluate::{
-    ChainLimits, Decision, Judgement, PayeeRecord, Question, evaluate, override_names, overrides,
+    ChainLimits, Decision, FetchUsed, Judgement, PayeeRecord, Question, evaluate, evaluate_fetch,
+    may_fetch, override_names, overrides,
 };
 pub use hosts::{HostPattern, NotAHost};
 pub use lint::{Finding, Level, lint, lint_together};

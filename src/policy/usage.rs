@@ -265,6 +265,12 @@ impl Default for WalletUsage {
 }
 
 impl WalletUsage {
+    /// Is a payment to this payee on its way?
+    #[must_use]
+    pub fn is_underway(&self, payee: Address) -> bool {
+        self.underway_to(payee).count > 0
+    }
+
     /// Reserves an accepted payment's amount.
     pub fn reserve(&mut self, facts: &Facts) {
         if facts.counts_against(overrides::WALLET_CAP) {

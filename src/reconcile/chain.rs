@@ -16,6 +16,7 @@ use crate::{
         IPolicyWallet::{self, IPolicyWalletEvents as Events},
         IUsdc,
         escrow::IEscrowPayer,
+        token::IEip3009,
     },
     money::Usdc,
     rpc::{At, Head, Rpc},
@@ -51,6 +52,8 @@ pub(crate) struct Moves {
     pub withdrawn: U256,
     /// By transaction: on whose signatures the wallet paid.
     pub ran: HashMap<B256, Vec<Ran>>,
+    /// By transaction: the wallet's authorizations that USDC took there (EIP-3009).
+    pub used: HashMap<B256, Vec<B256>>,
 }
 
 const NOT_AN_EVENT: ReconcileError =
@@ -82,9 +85,25 @@ impl Moves {
         span: (u64, u64),
         top: &Head,
     ) -> Result<Self, ReconcileError> {
-        let topics = json!([IUsdc::Transfer::SIGNATURE_HASH, config.wallet.into_word()]);
-        let transfers = rpc.logs_by(config.usdc, span, topics, top).await?;
+        // Both name the wallet first.
+        let kinds = [IUsdc::Transfer::SIGNATURE_HASH, IEip3009::AuthorizationUsed::SIGNATURE_HASH];
+        let topics = json!([kinds, config.wallet.into_word()]);
+        let mut transfers = rpc.logs_by(config.usdc, span, topics, top).await?;
         let mut moves = Self::default();
+        let mut faults = false;
+        transfers.retain(|log| {
+            let Ok(event) = IEip3009::AuthorizationUsed::decode_log(&log.inner) else {
+                return true;
+            };
+            match log.transaction_hash {
+                Some(hash) => moves.used.entry(hash).or_default().push(event.data.nonce),
+                None => faults = true,
+            }
+            false
+        });
+        if faults {
+            return Err(NO_PLACE);
+        }
         if transfers.is_empty() {
             return Ok(moves);
         }

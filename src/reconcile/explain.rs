@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct Verdict {
     /// Transfers and the payments that they are.
     pub explained: Vec<(Outgoing, Claim)>,
+    /// Transfers that paid for a call over HTTP, by an authorization of the wallet.
+    pub bought: Vec<Outgoing>,
     /// Transfers that are no payment, each with how many like it in its transaction came before.
     pub unexplained: Vec<(Outgoing, u32)>,
     /// Payments that are called paid by one of these transactions, which did not pay them.
@@ -28,7 +30,11 @@ type Signed = HashMap<(Address, U256), (String, Option<u32>)>;
 /// Holds transfers against payments. One payment explains one transfer, and only a payment that is
 /// paid by that very transaction, or one on its way in it. A transaction that is not ours can carry
 /// our signatures: the wallet's logs say whose it took.
-pub(super) async fn explain(store: &Store, moves: &Moves) -> Result<Verdict, StoreError> {
+pub(super) async fn explain(
+    store: &Store,
+    wallet: Address,
+    moves: &Moves,
+) -> Result<Verdict, StoreError> {
     let mut hashes: Vec<B256> = moves.out.iter().map(|out| out.transaction).collect();
     hashes.sort_unstable();
     hashes.dedup();
@@ -65,7 +71,14 @@ pub(super) async fn explain(store: &Store, moves: &Moves) -> Result<Verdict, Sto
     let mut used: HashSet<PaymentId> = HashSet::new();
     let mut verdict = Verdict::default();
     let mut alike: HashMap<(B256, Address, u64), u32> = HashMap::new();
+    let mut bought = bought(store, wallet, moves).await?;
     for out in &moves.out {
+        let key = (out.transaction, out.payee, out.amount.units());
+        if let Some(left) = bought.get_mut(&key).filter(|left| **left > 0) {
+            *left -= 1;
+            verdict.bought.push(out.clone());
+            continue;
+        }
         let candidates = claims.get(&out.transaction).into_iter().flatten();
         let own = candidates.filter(|claim| {
             claim.payee == out.payee && claim.amount == out.amount && !used.contains(&claim.id)
@@ -78,7 +91,7 @@ pub(super) async fn explain(store: &Store, moves: &Moves) -> Result<Verdict, Sto
             used.insert(claim.id);
             verdict.explained.push((out.clone(), claim.clone()));
         } else {
-            let like = alike.entry((out.transaction, out.payee, out.amount.units())).or_default();
+            let like = alike.entry(key).or_default();
             verdict.unexplained.push((out.clone(), *like));
             *like += 1;
         }
@@ -92,6 +105,27 @@ pub(super) async fn explain(store: &Store, moves: &Moves) -> Result<Verdict, Sto
         }
     }
     Ok(verdict)
+}
+
+/// Counts the transfers that purchases of the wallet explain: transaction, payee, units. A purchase
+/// is in the store before its authorization leaves, so one that the chain shows is always there.
+async fn bought(
+    store: &Store,
+    wallet: Address,
+    moves: &Moves,
+) -> Result<HashMap<(B256, Address, u64), u32>, StoreError> {
+    let nonces: Vec<B256> = moves.used.values().flatten().copied().collect();
+    let mut found = HashMap::new();
+    if nonces.is_empty() {
+        return Ok(found);
+    }
+    let known = store.bought(wallet, &nonces).await?;
+    for (hash, nonces) in &moves.used {
+        for one in known.iter().filter(|one| nonces.contains(&one.nonce)) {
+            *found.entry((*hash, one.payee, one.amount.units())).or_default() += 1;
+        }
+    }
+    Ok(found)
 }
 
 /// Can a payment be a transfer of this transaction?

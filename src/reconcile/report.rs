@@ -15,7 +15,7 @@ use crate::{
     config::ChainConfig,
     money::Usdc,
     rpc::{At, Head, Rpc},
-    store::{PaymentRow, Posting, SettledPayment, Store},
+    store::{Bought, PaymentRow, Posting, SettledPayment, Store},
 };
 
 /// Blocks in one question for logs: nodes refuse wide ones.
@@ -142,6 +142,7 @@ pub async fn reconcile(
     let last = last.ok_or(ReconcileError::Moved)?;
 
     let mut paid = Vec::new();
+    let mut used: HashMap<B256, B256> = HashMap::new();
     let (mut deposited, mut withdrawn) = (U256::ZERO, U256::ZERO);
     let mut from = config.from_block;
     while from <= block {
@@ -149,6 +150,9 @@ pub async fn reconcile(
         let moves = Moves::read(config, rpc, (from, to), &last).await?;
         deposited += moves.came_in;
         withdrawn += moves.withdrawn;
+        for (hash, nonces) in &moves.used {
+            used.extend(nonces.iter().map(|nonce| (*nonce, *hash)));
+        }
         paid.extend(moves.out.into_iter().map(|out| Movement {
             transaction: out.transaction,
             payee: out.payee,
@@ -156,7 +160,16 @@ pub async fn reconcile(
         }));
         from = to + 1;
     }
-    let books = Books::read(store).await?;
+    let books = Books::read(store, config.wallet).await?;
+    // Bought, on chain, and not final in the books yet.
+    let bought: Vec<Movement> = books
+        .bought
+        .iter()
+        .filter_map(|one| {
+            let transaction = *used.get(&one.nonce)?;
+            Some(Movement { transaction, payee: one.payee, amount: one.amount })
+        })
+        .collect();
 
     // Whatever the books and the chain share cancels out; what is left has one side only.
     let mut balance: HashMap<Movement, i64> = HashMap::new();
@@ -167,6 +180,12 @@ pub async fn reconcile(
         *balance.entry(payment.movement()).or_default() -= 1;
     }
     let mut in_flight = BTreeMap::<Address, Usdc>::new();
+    for movement in &bought {
+        if let Some(left) = balance.get_mut(movement).filter(|left| **left > 0) {
+            *left -= 1;
+            add(&mut in_flight, movement.payee, movement.amount);
+        }
+    }
     for payment in &books.open {
         let Some(transaction) = payment.tx_hash else { continue };
         let movement = Movement { transaction, payee: payment.payee, amount: payment.amount };
@@ -221,13 +240,16 @@ struct Books {
     postings: Vec<Posting>,
     settled: Vec<SettledPayment>,
     open: Vec<PaymentRow>,
+    /// Purchases that the wallet signed and that are not final.
+    bought: Vec<Bought>,
 }
 
 impl Books {
-    async fn read(store: &Store) -> Result<Self, ReconcileError> {
+    async fn read(store: &Store, wallet: Address) -> Result<Self, ReconcileError> {
         let mut postings = accounts(store).await?;
         for _ in 0..TRIES {
             let open = store.payments_open().await?;
+            let (purchases, bought) = store.purchases_of_payer(wallet).await?;
             let mut settled: Vec<SettledPayment> = Vec::new();
             loop {
                 let page = store.settled_after(settled.last().map(|p| p.id), PAGE).await?;
@@ -237,9 +259,10 @@ impl Books {
                     break;
                 }
             }
+            settled.extend(purchases);
             let after = accounts(store).await?;
             if after == postings {
-                return Ok(Self { postings, settled, open });
+                return Ok(Self { postings, settled, open, bought });
             }
             postings = after;
         }

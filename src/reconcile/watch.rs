@@ -239,7 +239,7 @@ impl Watch {
         }
         let chain = &inner.config.chain;
         let moves = Moves::read_outgoing(chain, &inner.rpc, (from, head.height()), &head).await?;
-        let verdict = explain(&inner.store, &moves).await?;
+        let verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
         let mut found = Found::default();
         found.unexplained(inner, &moves, &verdict, head.height());
         if from == last + 1 {
@@ -395,7 +395,7 @@ impl Watch {
                 self.span = (self.span / 2).max(1);
             }
             let moves = read?;
-            let verdict = explain(&inner.store, &moves).await?;
+            let verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
             let waits = verdict
                 .explained
                 .iter()
@@ -608,7 +608,7 @@ async fn again(
         }
         let chain = &inner.config.chain;
         let moves = Moves::read_outgoing(chain, &inner.rpc, (old.block, old.block), head).await?;
-        let verdict = explain(&inner.store, &moves).await?;
+        let verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
         let mut now = Found::default();
         now.unexplained(inner, &moves, &verdict, old.block);
         if now.findings.iter().all(|finding| finding.id != old.id) {

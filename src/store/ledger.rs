@@ -292,6 +292,43 @@ impl Tx {
         Ok(())
     }
 
+    /// Reserves one transfer under an id.
+    pub(super) async fn reserve_one(
+        &mut self,
+        id: &str,
+        transfer: &Transfer,
+        changes: &[Change; 2],
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        self.shift(changes)?;
+        let insert = RESERVE.of(1).bind(now_ms).bind(id.to_owned());
+        insert
+            .bind(transfer.debit.to_string())
+            .bind(transfer.credit.to_string())
+            .bind(transfer.amount.as_i64())
+            .bind("pending")
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
+    /// Ends one transfer: `posted` or `voided`.
+    pub(super) async fn end_one(
+        &mut self,
+        id: &str,
+        changes: &[Change; 2],
+        stage: &str,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        self.shift(changes)?;
+        let update = END.of(1).bind(stage.to_owned()).bind(now_ms).bind(id.to_owned());
+        let done = update.execute(&mut *self.inner).await?;
+        if done.rows_affected() == 1 {
+            return Ok(());
+        }
+        Err(StoreError::corrupt("ledger_transfer.state", format!("{id} is not pending")))
+    }
+
     async fn end_transfers(
         &mut self,
         payments: &[PaymentRow],

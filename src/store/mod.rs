@@ -19,6 +19,7 @@ mod ledger;
 mod many;
 mod payment;
 mod prune;
+mod purchase;
 mod registry;
 mod settled;
 mod settlement;
@@ -58,6 +59,7 @@ pub use self::{
     ledger::Posting,
     payment::{AcceptedRow, ItemRef, PaymentRow, SettledRow},
     prune::Pruned,
+    purchase::{PurchaseRow, Seen},
     registry::AgentRow,
     settled::SettledPayment,
     settlement::{SettlementKind, SettlementRow, SettlementState},
@@ -66,10 +68,13 @@ pub use self::{
     tx::{AttemptRow, OpenTx, TxKind, TxRow},
 };
 
-pub(crate) use self::finding::{Claim, Finalized, InvoicePaid};
+pub(crate) use self::{
+    finding::{Claim, Finalized, InvoicePaid},
+    purchase::Bought,
+};
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "5";
+const SCHEMA_VERSION: &str = "6";
 /// The setting that is there while a daemon has the store, or died with it.
 const SERVED: &str = "served";
 

@@ -223,6 +223,44 @@ CREATE TABLE settlement (
 );
 CREATE INDEX settlement_failed ON settlement (origin, updated_ms) WHERE failures > 0;
 
+-- One call that was paid over HTTP 402, with its one authorization: signed and stored before the
+-- seller sees it. Its id is a payment's, its ledger row stands under it.
+CREATE TABLE purchase (
+  id              TEXT PRIMARY KEY,
+  agent_id        TEXT NOT NULL,
+  idempotency_key TEXT NOT NULL,
+  fingerprint     TEXT NOT NULL,
+  host            TEXT NOT NULL,
+  path            TEXT NOT NULL,
+  request         TEXT NOT NULL,
+  offer           TEXT NOT NULL,
+  payer_kind      TEXT NOT NULL,
+  payer           TEXT NOT NULL,
+  payee           TEXT NOT NULL,
+  amount          BIGINT NOT NULL,
+  nonce           TEXT NOT NULL,
+  valid_before_s  BIGINT NOT NULL,
+  header_name     TEXT NOT NULL,
+  header_value    TEXT NOT NULL,
+  policy_version  BIGINT NOT NULL,
+  state           TEXT NOT NULL,
+  sends           BIGINT NOT NULL DEFAULT 0,
+  note            TEXT,
+  response        TEXT,
+  tx_hash         TEXT,
+  block           BIGINT,
+  since_block     BIGINT NOT NULL,
+  created_ms      BIGINT NOT NULL,
+  updated_ms      BIGINT NOT NULL,
+  UNIQUE (agent_id, idempotency_key),
+  UNIQUE (payer, nonce)
+);
+CREATE INDEX purchase_by_host ON purchase (agent_id, host, created_ms);
+CREATE INDEX purchase_by_agent ON purchase (agent_id, id);
+CREATE INDEX purchase_recent ON purchase (created_ms);
+CREATE INDEX purchase_open ON purchase (id) WHERE state IN ('signed', 'unknown', 'reported');
+CREATE INDEX purchase_by_hash ON purchase (tx_hash) WHERE state = 'paid';
+
 CREATE TABLE audit_entry (
   seq        BIGINT PRIMARY KEY,
   at_ms      BIGINT NOT NULL,

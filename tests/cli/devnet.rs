@@ -70,7 +70,7 @@ async fn what_is_deployed_is_what_the_files_say() {
     let devnet = Devnet::start(options(dir.path())).await.unwrap();
     let card = devnet.manifest();
     assert_eq!((card.operators.len(), card.threshold), (3, 2));
-    assert_eq!((card.agents.len(), card.payees.len()), (5, 13));
+    assert_eq!((card.agents.len(), card.payees.len()), (5, 15));
 
     let node = provider(&card.rpc);
     let wallet = IPolicyWallet::new(card.wallet, &node);

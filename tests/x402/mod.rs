@@ -1,7 +1,9 @@
 //! HTTP 402, with official clients and servers.
 
+mod buyer;
 mod desk;
 mod facilitator;
 mod facilitator_channels;
 mod facilitator_wallet;
+mod hostile;
 mod official;

@@ -1,4 +1,5 @@
-//! Where webhooks may go: public addresses, and those networks that the configuration names.
+//! Where the daemon's own requests may go (webhooks, what agents fetch): public addresses, and those
+//! networks that the configuration names.
 //!
 //! A name is resolved for each connection, and the connection is made to the very addresses that
 //! were judged: a name that answers otherwise the second time gains nothing. One address that is
@@ -20,7 +21,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
     /// It leads inside.
-    #[error("{address} is {what}, and not in the endpoint's `networks`")]
+    #[error("{address} is {what}, and not in the configuration's `networks`")]
     Inside {
         /// The address.
         address: IpAddr,
@@ -28,7 +29,7 @@ pub enum GuardError {
         what: &'static str,
     },
     /// It is where clouds keep their credentials.
-    #[error("{address} is link-local, where clouds keep their metadata: never a webhook's place")]
+    #[error("{address} is link-local, where clouds keep their metadata: never reached")]
     LinkLocal {
         /// The address.
         address: IpAddr,
@@ -50,7 +51,7 @@ pub enum GuardError {
 }
 
 /// Finds the addresses of a name.
-pub(super) trait Lookup: Debug + Send + Sync {
+trait Lookup: Debug + Send + Sync {
     /// Asks once; the port of the answers counts for nothing.
     fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 }
@@ -65,9 +66,9 @@ impl Lookup for System {
     }
 }
 
-/// Judges addresses for one endpoint. Cheap to clone.
+/// Judges addresses for one kind of request. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     networks: Arc<[IpNet]>,
     /// Is what is sent encrypted?
     tls: bool,
@@ -75,12 +76,12 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn new(networks: Vec<IpNet>, tls: bool) -> Self {
+    pub(crate) fn new(networks: Vec<IpNet>, tls: bool) -> Self {
         Self { networks: networks.into(), tls, lookup: Arc::new(System) }
     }
 
     /// Judges an address.
-    pub(super) fn judge(&self, address: IpAddr) -> Result<(), GuardError> {
+    pub(crate) fn judge(&self, address: IpAddr) -> Result<(), GuardError> {
         let real = embedded(address);
         if is_link_local(real) || is_link_local(address) {
             return Err(GuardError::LinkLocal { address });
@@ -96,7 +97,7 @@ impl Guard {
     }
 
     /// Resolves a name to addresses that may all be connected to.
-    pub(super) async fn resolve(&self, name: String) -> Result<Vec<SocketAddr>, GuardError> {
+    pub(crate) async fn resolve(&self, name: String) -> Result<Vec<SocketAddr>, GuardError> {
         let unresolved = |why: String| GuardError::Unresolved { name: name.clone(), why };
         let found = self.lookup.lookup(name.clone()).await;
         let found = found.map_err(|error| unresolved(error.to_string()))?;

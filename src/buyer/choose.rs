@@ -1,0 +1,212 @@
+//! Which offer is taken: each is judged, the cheapest that passes is paid.
+
+use alloy::primitives::B256;
+
+use super::{
+    OfferView, PayerKind,
+    call::Asked,
+    offer::{self, Offer, Wire},
+};
+use crate::{
+    book::Book,
+    config::ChainConfig,
+    money::Usdc,
+    payment::{AgentId, Context},
+    policy::FetchUsed,
+    refusal::{Code, Refusal},
+    x402::{self, Requirements, Terms, exact},
+};
+
+/// What an offer that passes is paid with.
+#[derive(Clone, Debug)]
+pub(super) struct Passed {
+    pub terms: Terms,
+    pub price: Usdc,
+    pub payer: PayerKind,
+}
+
+/// An offer and what was thought of it.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub offer: Offer,
+    pub verdict: Result<Passed, Refusal>,
+}
+
+/// What offers are held against.
+pub(super) struct Bench<'a> {
+    pub chain: &'a ChainConfig,
+    /// The separator of USDC's EIP-712 domain.
+    pub domain: B256,
+    pub book: &'a Book,
+    pub agent: &'a AgentId,
+    pub asked: &'a Asked,
+    pub used: FetchUsed,
+    pub now_s: u64,
+    /// Payers that can be used now, the best first.
+    pub payers: &'a [PayerKind],
+}
+
+impl Bench<'_> {
+    /// Judges every offer.
+    pub(super) fn judge(&self, offers: Vec<Offer>) -> Vec<Judged> {
+        offers
+            .into_iter()
+            .map(|offer| {
+                let verdict = self.one(&offer);
+                Judged { offer, verdict }
+            })
+            .collect()
+    }
+
+    /// Is it x402's `exact` by EIP-3009, of our token?
+    fn exact(&self, accepted: &Requirements) -> Result<(), Refusal> {
+        let scheme = offer::shown(accepted.scheme());
+        if accepted.scheme() != x402::EXACT {
+            return no("offer.scheme", format!("scheme `{scheme}` is not paid"));
+        }
+        let method = exact::transfer_method(accepted);
+        if method != exact::EIP3009 {
+            let method = offer::shown(method);
+            return no("offer.scheme", format!("transfers by `{method}` are not made"));
+        }
+        let flow = accepted.extra_text("paymentFlow").unwrap_or("authorization");
+        if !matches!(flow, "authorization" | "upfront") {
+            let flow = offer::shown(flow);
+            return no("offer.scheme", format!("payment flow `{flow}` is not known"));
+        }
+        match exact::offered_domain(accepted) {
+            Some(domain) if domain.separator() == self.domain => Ok(()),
+            Some(_) => no("offer.asset", "extra names another token than USDC"),
+            None => no("offer.asset", "extra.name and extra.version of the token are missing"),
+        }
+    }
+
+    fn one(&self, offer: &Offer) -> Result<Passed, Refusal> {
+        let terms = match &offer.terms {
+            Ok(terms) => terms.clone(),
+            Err(why) => return no("offer", why.clone()),
+        };
+        if terms.chain_id != self.chain.chain_id {
+            let ours = x402::caip2(self.chain.chain_id);
+            return no("offer.network", format!("`{}` is not {ours}", offer.network));
+        }
+        if terms.asset != self.chain.usdc {
+            return no("offer.asset", format!("{} is not the wallet's USDC", terms.asset));
+        }
+        if let Wire::V2(_, accepted) | Wire::V1(accepted) = &offer.wire {
+            self.exact(accepted)?;
+        }
+        if let Some(host) = &offer.resource_host
+            && *host != self.asked.host
+        {
+            let host = offer::shown(host);
+            let detail = format!("it is for {host}, and {} was called", self.asked.host);
+            return no("offer.resource", detail);
+        }
+        let Some(price) = terms.usdc() else {
+            return no("offer.price", format!("{} is more than all USDC", terms.amount));
+        };
+        if let Some(quote) = self.asked.quote
+            && quote != offer.quote
+        {
+            let detail = "it is not the offer that was quoted";
+            return Err(Refusal::new(Code::OfferChanged, detail)
+                .rule("quote")
+                .hint("inspect the URL again, and decide anew"));
+        }
+        if let Some(most) = self.asked.max_price
+            && price > most
+        {
+            let detail = format!("{price} USDC is above max_price, {most} USDC");
+            return Err(Refusal::new(Code::PriceTooHigh, detail).rule("max_price").room(
+                most,
+                Usdc::ZERO,
+                most,
+            ));
+        }
+        let context = Context { host: Some(self.asked.host.clone()), ..Context::default() };
+        let judged = self.book.judge_fetch(
+            self.agent,
+            (terms.pay_to, price),
+            &context,
+            self.used,
+            self.now_s,
+        );
+        judged?;
+        let Some(payer) = self.payers.first().copied() else {
+            return no(
+                "payer",
+                "nothing can pay it: the agent's policy has no fetch.float".to_owned(),
+            );
+        };
+        Ok(Passed { terms, price, payer })
+    }
+}
+
+/// Refuses an offer: none of its kind is taken.
+fn no<T>(rule: &str, detail: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(Code::NoOffer, detail).rule(rule))
+}
+
+/// Picks the cheapest offer that passes; of equals the first.
+pub(super) fn cheapest(judged: &[Judged]) -> Option<(&Offer, &Passed)> {
+    judged
+        .iter()
+        .filter_map(|one| Some((&one.offer, one.verdict.as_ref().ok()?)))
+        .min_by_key(|(_, passed)| passed.price)
+}
+
+/// Says why none of the offers is taken.
+pub(super) fn refusal(judged: &[Judged]) -> Refusal {
+    let mut refused = judged.iter().filter_map(|one| {
+        let refusal = one.verdict.as_ref().err()?;
+        Some((&one.offer, refusal))
+    });
+    // What a policy or the caller refused says more than what could not be used at all.
+    let best = refused
+        .clone()
+        .find(|(_, refusal)| refusal.code != Code::NoOffer)
+        .or_else(|| refused.next());
+    let Some((_, first)) = best else {
+        return Refusal::new(Code::NoOffer, "the seller asks for payment and offers no way to pay")
+            .hint("it may speak a protocol that is not known here: x402 v2 and v1 are");
+    };
+    let mut first = first.clone();
+    if judged.len() > 1 {
+        let each: Vec<String> = judged
+            .iter()
+            .filter_map(|one| {
+                let why = &one.verdict.as_ref().err()?.detail;
+                Some(format!("{} on {}: {why}", one.offer.scheme, one.offer.network))
+            })
+            .collect();
+        first.detail =
+            format!("none of {} offers is acceptable: {}", judged.len(), each.join("; "))
+                .chars()
+                .take(1_000)
+                .collect();
+    }
+    first
+}
+
+/// Shows the offers; `chosen` is the quote of the one that is taken.
+pub(super) fn views(judged: &[Judged], chosen: Option<B256>) -> Vec<OfferView> {
+    judged
+        .iter()
+        .map(|Judged { offer, verdict }| {
+            let passed = verdict.as_ref().ok();
+            OfferView {
+                protocol: offer.wire.protocol().to_owned(),
+                scheme: offer.scheme.clone(),
+                network: offer.network.clone(),
+                asset: offer.asset.clone(),
+                price: passed.map_or_else(|| offer.price.clone(), |p| p.price.to_string()),
+                pay_to: offer.pay_to.clone(),
+                quote: offer.quote,
+                payer: passed.map(|passed| passed.payer),
+                chosen: passed.is_some() && chosen == Some(offer.quote),
+                refusal: verdict.as_ref().err().cloned(),
+            }
+        })
+        .collect()
+}

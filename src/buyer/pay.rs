@@ -1,0 +1,169 @@
+//! What is signed for an offer, by each kind of payer, and how it travels.
+
+use alloy::{
+    primitives::{Address, B256, U256, keccak256},
+    signers::{SignerSync as _, local::PrivateKeySigner},
+    sol_types::SolStruct as _,
+};
+use http::{HeaderName, HeaderValue};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    PayerKind,
+    choose::Passed,
+    offer::{Offer, Wire},
+};
+use crate::{
+    config::ChainConfig,
+    mpp,
+    payment::{AgentId, PaymentId},
+    refusal::{Code, Refusal},
+    store::PurchaseRow,
+    x402::{self, PaymentPayload, exact},
+};
+
+/// Header that tells a seller who pays, for its fraud checks: no protocol has a place for all of it.
+const METADATA: HeaderName = HeaderName::from_static("payer-metadata");
+/// Name of the extension by which sellers recognise a repeated payment.
+const IDENTIFIER: &str = "payment-identifier";
+/// Seconds that an authorization is good for at least: facilitators want some left at the end.
+const LEAST_S: u64 = 10;
+
+/// A signed payment.
+#[derive(Clone, Debug)]
+pub(super) struct Signed {
+    pub payer: Address,
+    pub nonce: B256,
+    pub valid_before_s: u64,
+    pub header: (String, String),
+}
+
+fn fault(what: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::Internal, format!("the payment cannot be written: {what}"))
+}
+
+/// Returns the nonce of a purchase that its payer may choose freely: everything that the purchase
+/// is. The same purchase can so never be signed with two nonces. MPP binds it to the challenge.
+pub(super) fn nonce(
+    chain: &ChainConfig,
+    agent: &AgentId,
+    key: &str,
+    fingerprint: B256,
+    offer: &Offer,
+) -> B256 {
+    if let Wire::Mpp(challenge) = &offer.wire {
+        return challenge.nonce();
+    }
+    let all = json!([
+        "bursar purchase v1",
+        chain.chain_id,
+        chain.wallet,
+        agent.as_str(),
+        key,
+        fingerprint,
+        offer.quote,
+    ]);
+    keccak256(all.to_string())
+}
+
+/// Returns when an authorization ends that is signed now.
+pub(super) fn end_s(now_s: u64, passed: &Passed, most_s: u64) -> u64 {
+    now_s.saturating_add(passed.terms.max_timeout_s.clamp(LEAST_S, most_s.max(LEAST_S)))
+}
+
+/// Signs a transfer from a plain account.
+pub(super) fn by_float(
+    key: &PrivateKeySigner,
+    domain: B256,
+    (offer, passed): (&Offer, &Passed),
+    (nonce, valid_before_s): (B256, u64),
+    id: PaymentId,
+) -> Result<Signed, Refusal> {
+    let authorization = exact::Authorization {
+        from: key.address(),
+        to: passed.terms.pay_to,
+        value: passed.terms.amount,
+        valid_after: U256::ZERO,
+        valid_before: U256::from(valid_before_s),
+        nonce,
+    };
+    let signature = key.sign_hash_sync(&digest(&authorization, domain)).map_err(fault)?;
+    let payload = exact::Payload { signature: signature.as_bytes().into(), authorization };
+    let header = travel(offer, passed, payload, id)?;
+    Ok(Signed { payer: key.address(), nonce, valid_before_s, header })
+}
+
+/// What a signature of the token's domain covers (EIP-712), by the domain's separator.
+fn digest(authorization: &exact::Authorization, domain: B256) -> B256 {
+    let message = authorization.message().eip712_hash_struct();
+    keccak256([&[0x19, 0x01], domain.as_slice(), message.as_slice()].concat())
+}
+
+/// Writes the header that carries a payload.
+fn travel(
+    offer: &Offer,
+    passed: &Passed,
+    payload: exact::Payload,
+    id: PaymentId,
+) -> Result<(String, String), Refusal> {
+    match &offer.wire {
+        Wire::V2(offered, accepted) => {
+            let mut payment = PaymentPayload::v2(offered, accepted, fields(&payload)?);
+            identify(payment.extensions.as_mut(), id);
+            Ok((x402::PAYMENT_SIGNATURE.to_owned(), x402::encode(&payment).map_err(fault)?))
+        }
+        Wire::V1(accepted) => {
+            let payment = PaymentPayload::v1(accepted, fields(&payload)?);
+            Ok((x402::X_PAYMENT.to_owned(), x402::encode(&payment).map_err(fault)?))
+        }
+        Wire::Mpp(challenge) => {
+            let exact::Payload { signature, authorization } = payload;
+            let source = mpp::source(passed.terms.chain_id, authorization.from);
+            let payload = fields(&mpp::Authorization { authorization, signature })?;
+            let challenge = challenge.as_ref().clone();
+            // Some sellers name another header, so that `Authorization` stays free.
+            let name = challenge.header.clone().unwrap_or_else(|| mpp::AUTHORIZATION.to_owned());
+            let credential = mpp::Credential { challenge, payload, source: Some(source) };
+            Ok((name.to_ascii_lowercase(), credential.to_header().map_err(fault)?))
+        }
+    }
+}
+
+/// Writes a payload as its fields.
+fn fields<T: Serialize>(payload: &T) -> Result<Map<String, Value>, Refusal> {
+    match serde_json::to_value(payload).map_err(fault)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(fault("a payload that is no object")),
+    }
+}
+
+/// Names the purchase, where the seller offers to recognise repeats by it.
+fn identify(extensions: Option<&mut Map<String, Value>>, id: PaymentId) {
+    let entry = extensions.and_then(|all| all.get_mut(IDENTIFIER)).and_then(Value::as_object_mut);
+    if let Some(entry) = entry {
+        let info = entry.entry("info").or_insert_with(|| json!({}));
+        if let Some(info) = info.as_object_mut() {
+            info.insert("id".to_owned(), json!(id.to_string()));
+        }
+    }
+}
+
+/// Returns the headers of a paid request: the payment, and who pays.
+pub(super) fn headers(
+    row: &PurchaseRow,
+    chain: &ChainConfig,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+    let name: HeaderName = row.header_name.parse().map_err(fault)?;
+    let value = HeaderValue::from_str(&row.header_value).map_err(fault)?;
+    let wallet = match row.payer_kind {
+        PayerKind::Coupon => "contract",
+        PayerKind::Float => "eoa",
+    };
+    let metadata = format!(
+        "account=\"{}\", chain-id={}, asset=\"{}\", wallet-type=\"{wallet}\", agent=\"{}\", \
+         grant=\"{}/{}\"",
+        row.payer, chain.chain_id, chain.usdc, row.agent, chain.wallet, row.policy_version
+    );
+    Ok(vec![(name, value), (METADATA, HeaderValue::from_str(&metadata).map_err(fault)?)])
+}

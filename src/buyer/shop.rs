@@ -1,0 +1,612 @@
+//! One call from beginning to end, and from wherever an earlier try of it ended.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use alloy::{primitives::B256, sol_types::SolCall as _};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
+
+use super::{
+    FetchRequest, FetchView, PayerKind, PurchaseState,
+    breaker::{Breaker, Place},
+    call::Asked,
+    choose::{self, Bench, Judged, Passed},
+    float,
+    offer::{self, Offer, Quote},
+    pay::{self, Signed},
+    show::receipt,
+    web::{NoAnswer, Reply, Web, WebError},
+};
+use crate::{
+    audit::{Draft, EventKind},
+    config::FetchConfig,
+    contract::IUsdc,
+    crash::{self, Point},
+    engine::Inner,
+    intake, mpp,
+    payment::{AgentId, Context, FundsMoved, PaymentId},
+    policy::{FetchLimits, FetchUsed},
+    refusal::{Code, Refusal},
+    store::{PurchaseRow, StoreError},
+    x402::{self, SettleResponse},
+};
+
+/// Milliseconds that the limits of `[fetch]` speak of.
+pub(super) const DAY_MS: i64 = 86_400_000;
+/// Seconds that must be left of an authorization for it to be sent again.
+const MARGIN_S: u64 = 8;
+/// Past calls that the loop breaker reads at start.
+const REMEMBERED: u32 = 100_000;
+
+/// What buying shares.
+pub(crate) struct Shop {
+    web: Web,
+    /// Calls on their way at a time.
+    slots: Semaphore,
+    /// Keys whose call is on its way.
+    running: Mutex<HashSet<(AgentId, String)>>,
+    breaker: Mutex<Breaker>,
+    /// Held while a float's top-up is asked for.
+    pub(super) filling: AsyncMutex<()>,
+    /// The separator of USDC's EIP-712 domain, read once.
+    domain: OnceCell<B256>,
+}
+
+impl Shop {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// [`WebError`]: the configuration names no network, or there is no TLS.
+    pub(crate) fn new(config: &FetchConfig) -> Result<Self, WebError> {
+        Ok(Self {
+            web: Web::new(config)?,
+            slots: Semaphore::new(config.concurrency),
+            running: Mutex::default(),
+            breaker: Mutex::default(),
+            filling: AsyncMutex::default(),
+            domain: OnceCell::new(),
+        })
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn domain(&self, inner: &Inner) -> Result<B256, Refusal> {
+        let read = async {
+            let call = IUsdc::DOMAIN_SEPARATORCall {}.abi_encode().into();
+            let answer = inner.rpc.eth_call(inner.config.chain.usdc, None, &call, inner.newest());
+            let answer = answer.await.map_err(|error| error.to_string())?;
+            IUsdc::DOMAIN_SEPARATORCall::abi_decode_returns(&answer).map_err(|e| e.to_string())
+        };
+        self.domain.get_or_try_init(|| read).await.copied().map_err(|why| {
+            Refusal::new(Code::Unavailable, format!("USDC's domain cannot be read: {why}"))
+                .retry_after(2)
+        })
+    }
+}
+
+/// Reads at start what the loop breaker counts: calls that were paid, or may have been.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn remember(inner: &Inner) -> Result<(), StoreError> {
+    let now_ms = inner.clock.now_ms();
+    let mut seen = inner.store.purchases_since(now_ms.saturating_sub(DAY_MS), REMEMBERED).await?;
+    seen.reverse();
+    let book = inner.book();
+    let mut breaker = inner.shop.breaker();
+    for call in seen {
+        let limits = book.agents.get(&call.agent).and_then(|known| known.policy.fetch);
+        let Some(limits) = limits else { continue };
+        let place = Place::new(&call.agent, &call.call.method, &call.call.url);
+        breaker.paid(place, &limits.loops, u64::try_from(call.at_ms / 1_000).unwrap_or(0));
+    }
+    Ok(())
+}
+
+/// A key whose call is on its way, until this is dropped.
+struct Turn<'a> {
+    shop: &'a Shop,
+    key: (AgentId, String),
+}
+
+impl<'a> Turn<'a> {
+    fn take(shop: &'a Shop, agent: &AgentId, key: &str) -> Result<Self, Refusal> {
+        let key = (agent.clone(), key.to_owned());
+        let mut running = shop.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.insert(key.clone()) {
+            return Ok(Self { shop, key });
+        }
+        let mut refusal = Refusal::new(Code::OutcomeUnknown, "this very call is on its way")
+            .retry_after(1)
+            .hint("send the same request with the same Idempotency-Key again");
+        refusal.funds_moved = FundsMoved::Maybe;
+        Err(refusal)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut running = self.shop.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.remove(&self.key);
+    }
+}
+
+/// Makes an agent's call, and pays for it where it must and may. `key` names the purchase; only an
+/// inspection needs none.
+///
+/// # Errors
+/// Every refusal; `funds_moved` says whether money may have moved.
+pub(crate) async fn fetch(
+    inner: &Inner,
+    agent: AgentId,
+    key: Option<String>,
+    request: FetchRequest,
+) -> Result<FetchView, Refusal> {
+    let asked = Asked::read(&request)?;
+    let _slot = inner.shop.slots.try_acquire().map_err(|_| {
+        Refusal::new(Code::Overloaded, "too many calls are on their way").retry_after(1)
+    })?;
+    let purchase = Purchase { inner, agent: &agent, asked: &asked };
+    let outcome = match key {
+        _ if request.inspect => purchase.inspect().await,
+        None => Err(Refusal::new(Code::IdempotencyKeyMissing, "a purchase needs a name")),
+        Some(key) => {
+            intake::check_key(&key)?;
+            let _turn = Turn::take(&inner.shop, &agent, &key)?;
+            purchase.run(&key).await
+        }
+    };
+    if let Err(refusal) = &outcome {
+        purchase.note_refused(refusal);
+    }
+    outcome
+}
+
+/// One call of one agent.
+struct Purchase<'a> {
+    inner: &'a Inner,
+    agent: &'a AgentId,
+    asked: &'a Asked,
+}
+
+impl Purchase<'_> {
+    fn place(&self) -> Place {
+        Place::new(self.agent, &self.asked.call.method, &self.asked.call.url)
+    }
+
+    fn limits(&self) -> Option<FetchLimits> {
+        self.inner.book().agents.get(self.agent)?.policy.fetch
+    }
+
+    /// Tells log, metrics and alerts of a refusal.
+    fn note_refused(&self, refusal: &Refusal) {
+        self.inner.count_denied(refusal.code);
+        let kind = match refusal.code {
+            Code::OutcomeUnknown => return,
+            Code::OfferChanged => EventKind::X402PriceChanged,
+            _ => EventKind::PaymentDenied,
+        };
+        self.inner.note(Draft::new(kind, format!("agent:{}", self.agent)).agent(self.agent).data(
+            json!({
+                "refusal": refusal, "host": self.asked.host, "path": self.asked.path,
+                "method": self.asked.call.method,
+            }),
+        ));
+    }
+
+    fn failed(&self) {
+        if let Some(limits) = self.limits() {
+            let now_s = self.inner.clock.now_s();
+            self.inner.shop.breaker().failed(self.place(), &limits.loops, now_s);
+        }
+    }
+
+    /// What can be said before anything is sent.
+    fn before(&self) -> Result<FetchLimits, Refusal> {
+        let inner = self.inner;
+        let limits = inner.book().may_fetch(self.agent, &self.asked.host, inner.now_s())?;
+        if !inner.may_sign() {
+            return Err(Refusal::new(Code::Unavailable, "the node is on another chain"));
+        }
+        inner.shop.breaker().check(self.place(), &limits.loops, inner.clock.now_s())?;
+        Ok(limits)
+    }
+
+    /// Calls without credentials.
+    async fn plain(&self) -> Result<Reply, Refusal> {
+        let reply = self.inner.shop.web.send(&self.asked.ready, &[]).await;
+        let reply = reply.map_err(|fault| match fault {
+            NoAnswer::NotSent(refusal) => refusal,
+            NoAnswer::Lost(why) => {
+                Refusal::new(Code::SellerFailed, format!("{}: {why}", self.asked.host))
+            }
+        })?;
+        match reply.status {
+            300..=399 if reply.status != 304 => {
+                let to = reply.header("location").unwrap_or("nowhere");
+                let detail = format!("{} redirects to {}", self.asked.host, offer::shown(to));
+                Err(Refusal::new(Code::SellerFailed, detail)
+                    .rule("redirect")
+                    .hint("redirects are not followed: fetch the final URL itself"))
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    async fn used(&self) -> Result<FetchUsed, Refusal> {
+        let since = self.inner.clock.now_ms().saturating_sub(DAY_MS);
+        Ok(self.inner.store.bought_since(self.agent, &self.asked.host, since).await?)
+    }
+
+    /// Payers that can be used at this host, the best first.
+    fn payers(limits: &FetchLimits) -> Vec<PayerKind> {
+        limits.float.map(|_| PayerKind::Float).into_iter().collect()
+    }
+
+    async fn judge(
+        &self,
+        offers: Vec<Offer>,
+        limits: &FetchLimits,
+    ) -> Result<Vec<Judged>, Refusal> {
+        let inner = self.inner;
+        let (domain, used) = (inner.shop.domain(inner).await?, self.used().await?);
+        let payers = Self::payers(limits);
+        let now_s = inner.now_s();
+        let book = inner.book();
+        let bench = Bench {
+            chain: &inner.config.chain,
+            domain,
+            book: &book,
+            agent: self.agent,
+            asked: self.asked,
+            used,
+            now_s,
+            payers: &payers,
+        };
+        Ok(bench.judge(offers))
+    }
+
+    /// Shows what a call costs; pays nothing.
+    async fn inspect(&self) -> Result<FetchView, Refusal> {
+        let limits = self.before()?;
+        let reply = self.plain().await?;
+        if reply.status != 402 {
+            return Ok(FetchView { answer: reply.answer(), receipt: None, offers: Vec::new() });
+        }
+        let judged =
+            self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
+        let chosen = choose::cheapest(&judged).map(|(offer, _)| offer.quote);
+        let offers = choose::views(&judged, chosen);
+        Ok(FetchView { answer: reply.answer(), receipt: None, offers })
+    }
+
+    /// Calls, pays, calls again; or goes on where an earlier try ended.
+    async fn run(&self, key: &str) -> Result<FetchView, Refusal> {
+        if let Some(row) = self.inner.store.purchase_of(self.agent, key).await? {
+            return self.resume(row).await;
+        }
+        let limits = self.before()?;
+        let reply = self.plain().await?;
+        if reply.status != 402 {
+            return Ok(FetchView { answer: reply.answer(), receipt: None, offers: Vec::new() });
+        }
+        let judged =
+            self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
+        let Some((offer, passed)) = choose::cheapest(&judged) else {
+            self.failed();
+            return Err(choose::refusal(&judged));
+        };
+        if passed.payer == PayerKind::Float {
+            let float = self.float_key()?.address();
+            let (need, host) = (passed.price, self.asked.host.as_str());
+            float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
+        }
+        let row = self.sign(key, offer, passed, &limits).await?;
+        crash::at(Point::PurchaseSigned);
+        let mut view = self.send(row).await?;
+        view.offers = choose::views(&judged, Some(offer.quote));
+        Ok(view)
+    }
+
+    /// An earlier try of this purchase: its answer again, or its very payment.
+    async fn resume(&self, row: PurchaseRow) -> Result<FetchView, Refusal> {
+        if row.fingerprint != self.asked.fingerprint {
+            let detail = format!("this key belongs to {}, which called something else", row.id);
+            return Err(Refusal::new(Code::IdempotencyKeyReused, detail)
+                .hint("use a new Idempotency-Key for a new purchase"));
+        }
+        if let Some(answer) = row.answer.clone() {
+            let receipt = Some(receipt(&row, true));
+            return Ok(FetchView { answer, receipt, offers: Vec::new() });
+        }
+        let now_s = self.inner.clock.now_s();
+        match row.state {
+            PurchaseState::Unpaid => {
+                let why = row.note.as_deref().unwrap_or("the seller never used it");
+                let detail = format!("{} was signed and ended unused: {why}", row.id);
+                Err(Refusal::new(Code::PurchaseLapsed, detail)
+                    .hint("nothing was paid; use a new Idempotency-Key to try again"))
+            }
+            // Paid, and the answer was lost: a seller that recognises the payment gives it again.
+            PurchaseState::Paid => self.send(row).await,
+            _ if now_s.saturating_add(MARGIN_S) < row.valid_before_s => self.send(row).await,
+            _ => Err(unknown(&row, "its authorization has ended; the chain will say")),
+        }
+    }
+
+    fn float_key(&self) -> Result<alloy::signers::local::PrivateKeySigner, Refusal> {
+        let index = self.inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
+        let fault = |what: &dyn std::fmt::Display| {
+            Refusal::new(Code::Internal, format!("the float has no key: {what}"))
+        };
+        let index = index.ok_or_else(|| fault(&"the agent is gone"))?;
+        self.inner.keys.float(index).map_err(|error| fault(&error))
+    }
+
+    /// Decides for the last time, signs and stores, all in one commit.
+    async fn sign(
+        &self,
+        key: &str,
+        offer: &Offer,
+        passed: &Passed,
+        limits: &FetchLimits,
+    ) -> Result<PurchaseRow, Refusal> {
+        let (inner, agent, asked) = (self.inner, self.agent, self.asked);
+        let domain = inner.shop.domain(inner).await?;
+        let held = match passed.payer {
+            PayerKind::Float => Some(float::balance(inner, self.float_key()?.address()).await?),
+            PayerKind::Coupon => None,
+        };
+        let now_ms = inner.clock.now_ms();
+        let mut tx = inner.store.begin().await?;
+        if let Some(row) = tx.purchase_of(agent, key).await? {
+            return Ok(row);
+        }
+        let used = tx.bought_since(agent, &asked.host, now_ms.saturating_sub(DAY_MS)).await?;
+        let context = Context { host: Some(asked.host.clone()), ..Context::default() };
+        let policy_version = {
+            let book = inner.book();
+            let money = (passed.terms.pay_to, passed.price);
+            book.judge_fetch(agent, money, &context, used, inner.now_s())?;
+            let known = book.agents.get(agent).and_then(|known| known.chain.as_ref());
+            known.map_or(0, |chain| chain.version)
+        };
+        inner.shop.breaker().check(self.place(), &limits.loops, inner.clock.now_s())?;
+        let id = PaymentId::generate();
+        let end_s = pay::end_s(inner.clock.now_s(), passed, inner.config.fetch.valid_s);
+        let Signed { payer, nonce, valid_before_s, header } = match passed.payer {
+            PayerKind::Float => {
+                let float = self.float_key()?;
+                let away = tx.signed_away(float.address()).await?;
+                if held.is_some_and(|held| held.saturating_sub(away) < passed.price) {
+                    return Err(Refusal::new(Code::Unavailable, "the agent's float is in use")
+                        .rule("fetch.float")
+                        .retry_after(2)
+                        .hint("send the same request with the same Idempotency-Key again"));
+                }
+                let nonce = pay::nonce(&inner.config.chain, agent, key, asked.fingerprint, offer);
+                pay::by_float(&float, domain, (offer, passed), (nonce, end_s), id)?
+            }
+            PayerKind::Coupon => {
+                return Err(Refusal::new(Code::Internal, "the wallet signs no coupons"));
+            }
+        };
+        let row = PurchaseRow {
+            id,
+            agent: agent.clone(),
+            idempotency_key: key.to_owned(),
+            fingerprint: asked.fingerprint,
+            host: asked.host.clone(),
+            path: asked.path.clone(),
+            call: asked.call.clone(),
+            offer: json!({
+                "protocol": offer.wire.protocol(), "scheme": offer.scheme, "quote": offer.quote,
+                "text": offer.wire.record(),
+            }),
+            payer_kind: passed.payer,
+            payer,
+            payee: passed.terms.pay_to,
+            amount: passed.price,
+            nonce,
+            valid_before_s,
+            header_name: header.0,
+            header_value: header.1,
+            policy_version,
+            state: PurchaseState::Signed,
+            sends: 0,
+            note: None,
+            answer: None,
+            tx_hash: None,
+            block: None,
+            since_block: inner.height(),
+            created_ms: now_ms,
+            updated_ms: now_ms,
+        };
+        tx.insert_purchase(&row).await?;
+        tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
+        tx.commit().await?;
+        inner.shop.breaker().paid(self.place(), &limits.loops, inner.clock.now_s());
+        Ok(row)
+    }
+
+    /// Sends the stored payment with the call, and stores what came of it.
+    async fn send(&self, row: PurchaseRow) -> Result<FetchView, Refusal> {
+        let inner = self.inner;
+        let headers = pay::headers(&row, &inner.config.chain)?;
+        let reply = inner.shop.web.send(&self.asked.ready, &headers).await;
+        crash::at(Point::PurchaseAnswered);
+        let mut told = match &reply {
+            Ok(reply) => read(&row, reply, inner.clock.now_s()),
+            Err(NoAnswer::NotSent(refusal)) => Told { sent: false, ..Told::note(&refusal.detail) },
+            Err(NoAnswer::Lost(why)) => Told::note(why),
+        };
+        if !told.delivered {
+            self.failed();
+        }
+        let row = self.note(row, &mut told, reply.as_ref().ok()).await?;
+        crash::at(Point::PurchaseNoted);
+        match reply {
+            Ok(reply) => Ok(FetchView {
+                answer: reply.answer(),
+                receipt: Some(receipt(&row, false)),
+                offers: Vec::new(),
+            }),
+            Err(NoAnswer::NotSent(mut refusal)) => {
+                refusal.funds_moved = row.state.funds_moved();
+                Err(refusal)
+            }
+            Err(NoAnswer::Lost(why)) => Err(unknown(&row, &why)),
+        }
+    }
+
+    /// Stores what the seller said, on top of what the chain may have said meanwhile.
+    async fn note(
+        &self,
+        row: PurchaseRow,
+        told: &mut Told,
+        reply: Option<&Reply>,
+    ) -> Result<PurchaseRow, Refusal> {
+        let inner = self.inner;
+        let now_ms = inner.clock.now_ms();
+        let mut tx = inner.store.begin().await?;
+        let Some(mut now) = tx.purchase(row.id).await? else {
+            return Err(unknown(&row, "its row is gone"));
+        };
+        let from = now.state;
+        if told.sent {
+            now.sends = now.sends.saturating_add(1);
+        }
+        if told.delivered {
+            now.answer = reply.map(Reply::answer);
+        }
+        if !from.is_terminal() {
+            now.state = match (told.sent, told.settled) {
+                (_, true) => PurchaseState::Reported,
+                (true, false) if from != PurchaseState::Reported => PurchaseState::Unknown,
+                _ => from,
+            };
+            now.note = told.note.take();
+            now.tx_hash = told.transaction.or(now.tx_hash);
+        }
+        if !tx.move_purchase(from, &now, now_ms).await? {
+            return Err(unknown(&row, "its row was changed at the same time"));
+        }
+        let mut drafts = Vec::new();
+        if now.state == PurchaseState::Unknown && from != PurchaseState::Unknown {
+            drafts.push(story(EventKind::X402Unknown, &now).and("note", json!(now.note)));
+        }
+        if let Some(kind) = told.kind {
+            drafts.push(story(kind, &now).and("note", json!(now.note)));
+        }
+        tx.append_audit(&drafts, now_ms).await?;
+        tx.commit().await?;
+        Ok(now)
+    }
+}
+
+/// The outcome that nobody knows yet.
+fn unknown(row: &PurchaseRow, why: &str) -> Refusal {
+    let detail = format!("{}: {} USDC are signed for {}: {why}", row.id, row.amount, row.host);
+    let mut refusal = Refusal::new(Code::OutcomeUnknown, detail).retry_after(2).hint(
+        "send the same request with the same Idempotency-Key again: it carries the same payment",
+    );
+    refusal.funds_moved = row.state.funds_moved();
+    refusal
+}
+
+/// What a paid request's answer says.
+struct Told {
+    /// The request left.
+    sent: bool,
+    /// The resource came.
+    delivered: bool,
+    /// The seller says that the payment is settled.
+    settled: bool,
+    transaction: Option<B256>,
+    note: Option<String>,
+    /// What is odd about it.
+    kind: Option<EventKind>,
+}
+
+impl Told {
+    fn note(why: &str) -> Self {
+        Self {
+            sent: true,
+            delivered: false,
+            settled: false,
+            transaction: None,
+            note: Some(why.to_owned()),
+            kind: None,
+        }
+    }
+}
+
+/// Reads a paid request's answer. What it says of money is the seller's word.
+fn read(row: &PurchaseRow, reply: &Reply, now_s: u64) -> Told {
+    let settled = [x402::PAYMENT_RESPONSE, x402::X_PAYMENT_RESPONSE]
+        .into_iter()
+        .find_map(|name| x402::decode::<SettleResponse>(reply.header(name)?).ok());
+    let charged = reply.header(mpp::PAYMENT_RECEIPT).and_then(|text| mpp::Receipt::read(text).ok());
+    let hash = settled.as_ref().map(|settled| &settled.transaction);
+    let hash = hash.or(charged.as_ref().map(|charged| &charged.reference));
+    let transaction = hash.and_then(|hash| hash.parse().ok());
+    let success = settled.as_ref().is_some_and(|settled| settled.success) || charged.is_some();
+    let reason = settled.as_ref().and_then(|settled| settled.error_reason.as_ref());
+    let status = reply.status;
+    let delivered = matches!(status, 200..=299 | 304);
+    let mut told = Told { delivered, settled: success, transaction, ..Told::note("") };
+    told.note = match (delivered, status) {
+        (true, _) if success => None,
+        (true, _) => Some("the seller delivered, and says nothing of a settlement".to_owned()),
+        (false, 402) => {
+            let (kind, note) =
+                again(row, &offer::read(reply, now_s), reason.map(ToString::to_string));
+            told.kind = Some(kind);
+            Some(note)
+        }
+        (false, 300..=399) => Some(format!(
+            "the seller redirects a paid call to {}",
+            offer::shown(reply.header("location").unwrap_or("nowhere"))
+        )),
+        (false, _) => Some(format!("the seller answered {status}")),
+    };
+    told
+}
+
+/// A 402 after the payment: what the seller wants now.
+fn again(row: &PurchaseRow, quote: &Quote, reason: Option<String>) -> (EventKind, String) {
+    let why = reason.or_else(|| quote.error.clone()).unwrap_or_else(|| "no reason".to_owned());
+    let why = offer::shown(&why);
+    let taken: Option<B256> =
+        row.offer.get("quote").and_then(|quote: &Value| serde_json::from_value(quote.clone()).ok());
+    let same = |offer: &Offer| Some(offer.quote) == taken;
+    if quote.offers.is_empty() || quote.offers.iter().any(same) {
+        return (EventKind::X402RetryLoop, format!("the seller wants to be paid again: {why}"));
+    }
+    let pays_other = quote
+        .offers
+        .iter()
+        .filter_map(|offer| offer.terms.as_ref().ok())
+        .all(|terms| terms.pay_to != row.payee);
+    if pays_other {
+        let note = format!("the seller changed its offer to another payee: {why}");
+        return (EventKind::X402PaytoChanged, note);
+    }
+    (EventKind::X402PriceChanged, format!("the seller changed its offer: {why}"))
+}
+
+/// Begins an audit entry about a purchase.
+pub(super) fn story(kind: EventKind, row: &PurchaseRow) -> Draft {
+    Draft::new(kind, format!("agent:{}", row.agent)).agent(&row.agent).payment(row.id).data(json!({
+        "host": row.host, "path": row.path, "method": row.call.method, "payee": row.payee,
+        "amount": row.amount, "payer": row.payer, "payer_kind": row.payer_kind,
+        "nonce": row.nonce, "offer": row.offer, "fingerprint": row.fingerprint,
+        "policy_version": row.policy_version, "key": row.idempotency_key,
+        "valid_before_s": row.valid_before_s, "tx": row.tx_hash,
+    }))
+}

@@ -1,0 +1,173 @@
+//! What is asked and what is told.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{PayerKind, PurchaseState};
+use crate::{
+    money::Usdc,
+    payment::{AgentId, FundsMoved, PaymentId},
+    refusal::Refusal,
+};
+
+/// What an agent sends to `POST /v1/fetch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchRequest {
+    /// What to call: `https://…`; `http://` only inside the networks of the configuration.
+    pub url: String,
+    /// The method; GET if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Headers to send, 32 at most. Credentials, cookies and payments are not among them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The body, where it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The body in standard base64, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// Decimal USDC: nothing dearer is paid, whatever the policy allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_price: Option<String>,
+    /// An offer's `quote` from an earlier `inspect`: only exactly this offer is paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub quote: Option<B256>,
+    /// Only show what it costs and what would be paid; pay nothing.
+    #[serde(default)]
+    pub inspect: bool,
+}
+
+/// What the server delivered: status, headers that matter to a reader, body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Answer {
+    /// The server's status.
+    pub status: u16,
+    /// Its headers, those about connection, cookies and payment left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The body, where it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The body in standard base64, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// The body was longer than the daemon reads, and is cut off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+/// What `POST /v1/fetch` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FetchView {
+    /// What the server delivered.
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// What was paid for it; absent where nothing was asked for, and where nothing was paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+    /// What the server asked for, and what was thought of it; absent in a repeated answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offers: Vec<OfferView>,
+}
+
+/// One offer of a 402.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OfferView {
+    /// `x402`, `x402-v1` or `mpp`.
+    pub protocol: String,
+    /// `exact`, `batch-settlement`, `evm/charge`, ...
+    pub scheme: String,
+    /// The chain, as the server writes it.
+    pub network: String,
+    /// The token.
+    pub asset: String,
+    /// Decimal USDC, where the asset is the wallet's USDC; else the server's figure.
+    pub price: String,
+    /// Who would be paid.
+    pub pay_to: String,
+    /// Names exactly this offer: see `quote` in the request.
+    #[schema(value_type = String)]
+    pub quote: B256,
+    /// By what it would be paid; absent where it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payer: Option<PayerKind>,
+    /// It is the one that is taken.
+    pub chosen: bool,
+    /// Why it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// What was paid for a call, and how far that has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Receipt {
+    /// The purchase.
+    #[schema(value_type = String)]
+    pub id: PaymentId,
+    /// Who asked.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// The key it was asked under.
+    pub idempotency_key: String,
+    /// What was called: method and URL.
+    pub call: String,
+    /// Where it stands. `reported` is the seller's word; `paid` is the chain's, at depth.
+    pub state: PurchaseState,
+    /// Whether money moved.
+    pub funds_moved: FundsMoved,
+    /// The offer's protocol and scheme, for example `x402 exact`.
+    pub scheme: String,
+    /// By what it was paid.
+    pub payer_kind: PayerKind,
+    /// Whose money moved.
+    #[schema(value_type = String)]
+    pub payer: Address,
+    /// Where it went.
+    #[schema(value_type = String)]
+    pub pay_to: Address,
+    /// Decimal USDC.
+    #[schema(value_type = String)]
+    pub amount: Usdc,
+    /// The same in base units.
+    pub amount_units: u64,
+    /// The authorization's nonce: the token takes it once.
+    #[schema(value_type = String)]
+    pub nonce: B256,
+    /// When the authorization ends, used or not.
+    #[schema(value_type = String)]
+    pub valid_before: Timestamp,
+    /// The agent's policy version when it was decided.
+    pub policy_version: u64,
+    /// The transaction: the seller's word until the state is `paid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub transaction: Option<B256>,
+    /// Its block, once final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// Why it is where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// This answer was delivered before: nothing was called or paid for it now.
+    pub repeated: bool,
+    /// When it was signed.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+}
+
+/// A page of an agent's purchases, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PurchasePage {
+    /// The purchases.
+    pub purchases: Vec<Receipt>,
+    /// Pass it as `cursor` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}

@@ -1,0 +1,187 @@
+//! What became of purchases, by the token's own final logs: the only word on money that is believed.
+//!
+//! An authorization was used when the token logged its payer and nonce in a final block. It never
+//! will be when a final block's time is at or past its end and the nonce is unused there: the token
+//! takes it in blocks before that time only.
+
+use std::{collections::HashMap, sync::Arc};
+
+use alloy::{
+    primitives::{Address, B256},
+    sol_types::{SolCall as _, SolEvent as _},
+};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::{PurchaseState, shop::story};
+use crate::{
+    audit::EventKind,
+    contract::token::IEip3009,
+    crash::{self, Point},
+    engine::{EngineError, Inner, Stop},
+    rpc::{At, Head},
+    store::PurchaseRow,
+    submit::confirm::last_final,
+};
+
+/// Blocks in one question for logs, at most: nodes refuse wide ones.
+const SPAN: u64 = 2_000;
+/// Purchases in one question for logs.
+const AT_ONCE: u32 = 100;
+
+/// Runs until told to stop.
+pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
+    let mut tick = interval(inner.config.poll());
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = Watch::default();
+    loop {
+        tokio::select! {
+            () = stop.asked() => return,
+            _ = tick.tick() => {}
+        }
+        // One daemon is enough to look.
+        let Some(head) = inner.head().filter(|_| inner.is_keeper()) else { continue };
+        if let Err(error) = watch.look(&inner, head).await {
+            warn!(%error, "the fate of purchases could not be looked up; trying again");
+        }
+    }
+}
+
+/// What the task remembers; all of it can be lost.
+#[derive(Default)]
+struct Watch {
+    /// The last final block in which the open purchases were looked for.
+    read: Option<u64>,
+}
+
+impl Watch {
+    async fn look(&mut self, inner: &Inner, head: Head) -> Result<(), EngineError> {
+        let confirmations = inner.config.chain.confirmations;
+        let Some(last) = (head.height() + 1).checked_sub(confirmations) else { return Ok(()) };
+        if self.read.is_some_and(|read| read >= last) {
+            return Ok(());
+        }
+        let Some(block) = last_final(inner, &head).await? else { return Ok(()) };
+        let mut after = None;
+        loop {
+            let open = inner.store.purchases_open(after, AT_ONCE).await?;
+            let Some(final_one) = open.last() else { break };
+            after = Some(final_one.id);
+            // What was signed since the last look was signed at a head above the block read then.
+            let first = open.iter().map(|row| row.since_block + 1).min().unwrap_or(last);
+            let from = self.read.map_or(first, |read| read + 1).max(first);
+            let used = used(inner, &open, from, &block).await?;
+            for row in open {
+                match used.get(&(row.payer, row.nonce)) {
+                    Some((hash, number)) => paid(inner, row, *hash, *number).await?,
+                    None if block.time_s() >= row.valid_before_s => {
+                        ended(inner, row, &block).await?;
+                    }
+                    None => {}
+                }
+            }
+        }
+        self.read = Some(last);
+        Ok(())
+    }
+}
+
+/// An authorization is past its end: the token says whether it was used.
+async fn ended(inner: &Inner, row: PurchaseRow, block: &Head) -> Result<(), EngineError> {
+    let call = IEip3009::authorizationStateCall { authorizer: row.payer, nonce: row.nonce };
+    let (usdc, data) = (inner.config.chain.usdc, call.abi_encode().into());
+    let answer = inner.rpc.eth_call(usdc, None, &data, At::from(block)).await?;
+    let is_used = IEip3009::authorizationStateCall::abi_decode_returns(&answer)?;
+    if !is_used {
+        return unpaid(inner, row).await;
+    }
+    // Its log is behind what was read: everything is read anew.
+    let first = inner.config.chain.from_block;
+    let found = used(inner, std::slice::from_ref(&row), first, block).await?;
+    match found.get(&(row.payer, row.nonce)) {
+        // By another that had the same nonce, before this one was signed: this one never can be.
+        Some((_, number)) if *number <= row.since_block => unpaid(inner, row).await,
+        Some((hash, number)) => paid(inner, row, *hash, *number).await,
+        None => Err(EngineError::Encode(format!(
+            "USDC calls the nonce of {} used, and its log is not there",
+            row.id
+        ))),
+    }
+}
+
+/// Finds which authorizations the token logged as used: transaction and block.
+async fn used(
+    inner: &Inner,
+    open: &[PurchaseRow],
+    from: u64,
+    top: &Head,
+) -> Result<HashMap<(Address, B256), (B256, u64)>, EngineError> {
+    let mut payers: Vec<B256> = open.iter().map(|row| row.payer.into_word()).collect();
+    payers.sort_unstable();
+    payers.dedup();
+    let nonces: Vec<B256> = open.iter().map(|row| row.nonce).collect();
+    let mut found = HashMap::new();
+    let mut from = from;
+    while from <= top.height() {
+        let to = top.height().min(from.saturating_add(SPAN - 1));
+        let topics = json!([IEip3009::AuthorizationUsed::SIGNATURE_HASH, payers, nonces]);
+        for log in inner.rpc.logs_by(inner.config.chain.usdc, (from, to), topics, top).await? {
+            let event = IEip3009::AuthorizationUsed::decode_log(&log.inner)?.data;
+            if let (Some(hash), Some(block)) = (log.transaction_hash, log.block_number) {
+                found.insert((event.authorizer, event.nonce), (hash, block));
+            }
+        }
+        from = to + 1;
+    }
+    Ok(found)
+}
+
+async fn paid(
+    inner: &Inner,
+    mut row: PurchaseRow,
+    hash: B256,
+    block: u64,
+) -> Result<(), EngineError> {
+    crash::at(Point::PurchaseRead);
+    let now_ms = inner.clock.now_ms();
+    let mut tx = inner.store.begin().await?;
+    let Some(now) = tx.purchase(row.id).await?.filter(|now| !now.state.is_terminal()) else {
+        return Ok(());
+    };
+    let from = now.state;
+    row = PurchaseRow {
+        state: PurchaseState::Paid,
+        tx_hash: Some(hash),
+        block: Some(block),
+        note: now.note.clone().filter(|_| now.answer.is_none()),
+        ..now
+    };
+    if tx.move_purchase(from, &row, now_ms).await? {
+        let draft = story(EventKind::X402Paid, &row).and("block", json!(block));
+        tx.append_audit(&[draft], now_ms).await?;
+        tx.commit().await?;
+        inner.metrics.purchases_paid.inc();
+        info!(purchase = %row.id, %hash, block, "paid");
+    }
+    Ok(())
+}
+
+async fn unpaid(inner: &Inner, row: PurchaseRow) -> Result<(), EngineError> {
+    let now_ms = inner.clock.now_ms();
+    let mut tx = inner.store.begin().await?;
+    let Some(now) = tx.purchase(row.id).await?.filter(|now| !now.state.is_terminal()) else {
+        return Ok(());
+    };
+    let from = now.state;
+    // What a seller called settled and the chain never saw was no settlement.
+    let row = PurchaseRow { state: PurchaseState::Unpaid, tx_hash: None, ..now };
+    if tx.move_purchase(from, &row, now_ms).await? {
+        let draft = story(EventKind::X402Lapsed, &row).and("was", json!(from));
+        tx.append_audit(&[draft.and("note", json!(row.note))], now_ms).await?;
+        tx.commit().await?;
+        inner.metrics.purchases_lapsed.inc();
+        info!(purchase = %row.id, "ended unused");
+    }
+    Ok(())
+}
