@@ -356,15 +356,12 @@ async fn a_delegation_is_redeemed_once() {
 
 #[tokio::test]
 async fn what_is_not_known_yet_is_pending_and_never_sent_twice() {
-    let plan = Plan::new().automine();
-    let (mut world, proxy) = plan.behind_a_proxy().await;
-    world.stop().await;
-    world.configure(|config| {
+    let plan = Plan::new().automine().config(|config| {
         config.facilitator.wait_s = 1;
         // The hash stays what it was.
         config.submit.replace_after_s = 600;
     });
-    world.restart().await;
+    let (mut world, proxy) = plan.behind_a_proxy().await;
     let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
     let offer = offer(&world, payee, 10_000);
     let payment = || request(&offer, &signed(&key, key.address(), &offer, |_| ()));
