@@ -154,7 +154,7 @@ contract C03_Resurrection is ChannelStage {
     function test_old_voucher_after_full_exit_and_refill() public {
         ChannelConfig memory c = opened(config());
         VoucherClaim memory a = row(c, 60e6, 60e6);
-        leave(c, AMOUNT);
+        exit(c, AMOUNT);
         assertChannel(c, 0, 0);
         vm.prank(clerk);
         refuses(IChannelHub.ClaimExceedsBalance.selector);
@@ -168,7 +168,7 @@ contract C03_Resurrection is ChannelStage {
     function test_fresh_salt_is_safe() public {
         ChannelConfig memory c = opened(config());
         VoucherClaim memory a = row(c, 60e6, 60e6);
-        leave(c, AMOUNT);
+        exit(c, AMOUNT);
         ChannelConfig memory fresh = opened(salted(1));
         skips(c, Skip.ExceedsBalance);
         assertEq(claimPacked(one(a)), 0);
@@ -183,7 +183,7 @@ contract C03_Resurrection is ChannelStage {
         ChannelConfig memory c = opened(config());
         bytes memory signature = signed(clerkKey, refundHash(c, 0, 10e6));
         hub.refundWithSignature(c, 10e6, 0, signature);
-        leave(c, 90e6);
+        exit(c, 90e6);
         opened(c);
         refuses(IChannelHub.InvalidRefundNonce.selector);
         hub.refundWithSignature(c, 10e6, 0, signature);

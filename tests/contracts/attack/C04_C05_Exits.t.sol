@@ -9,7 +9,7 @@ contract C04_ExitRace is ChannelStage {
     function test_unclaimed_voucher_is_lost_after_the_exit() public {
         ChannelConfig memory c = opened(config());
         VoucherClaim memory a = row(c, 60e6, 60e6);
-        leave(c, AMOUNT);
+        exit(c, AMOUNT);
         assertEq(usdc.balanceOf(payer), AMOUNT);
         vm.prank(clerk);
         refuses(IChannelHub.ClaimExceedsBalance.selector);

@@ -44,7 +44,7 @@ contract C08_Poison is ChannelStage {
 
     function test_drained_channel() public {
         ChannelConfig memory c = opened(config());
-        leave(c, 96e6);
+        exit(c, 96e6);
         _poisoned(row(c, 5e6, 5e6), Skip.ExceedsBalance, IChannelHub.ClaimExceedsBalance.selector);
     }
 

@@ -21,7 +21,7 @@ contract C12_OverClaim is ChannelStage {
         skips(c, Skip.ExceedsCeiling);
         assertEq(claimPacked(one(row(c, 10e6, 10e6 + 1))), 0);
         // All the rest is the payer's.
-        leave(c, 90e6);
+        exit(c, 90e6);
         assertEq(usdc.balanceOf(payer), 90e6);
     }
 
@@ -277,7 +277,7 @@ contract C15_ContractSigner is ChannelStage {
         skips(c, Skip.InvalidSignature);
         assertEq(claimPacked(one(a)), 0);
         // The payer has lost nothing but time.
-        leave(c, AMOUNT);
+        exit(c, AMOUNT);
         assertEq(usdc.balanceOf(payer), AMOUNT);
     }
 

@@ -31,7 +31,7 @@ contract C17_Blocked is ChannelStage {
 
         // Claims go on, and the payer gets the rest.
         assertEq(claimPacked(rows), 10e6);
-        leave(c, 80e6);
+        exit(c, 80e6);
         assertEq(usdc.balanceOf(payer), 80e6);
         assertReceiver(20e6, 0);
         _block(seller, false);

@@ -195,7 +195,7 @@ abstract contract ChannelStage is Test {
         return hub.claimPacked(seller, clerk, address(usdc), packed(rows));
     }
 
-    function leave(ChannelConfig memory c, uint128 amount) internal {
+    function exit(ChannelConfig memory c, uint128 amount) internal {
         vm.prank(payer);
         hub.initiateWithdraw(c, amount);
         vm.warp(block.timestamp + c.withdrawDelay);
@@ -227,9 +227,9 @@ abstract contract ChannelStage is Test {
     }
 
     function assertPending(ChannelConfig memory c, uint256 amount, uint256 initiatedAt) internal view {
-        (uint128 a, uint40 at) = hub.pendingWithdrawals(idOf(c));
+        (uint128 a, uint40 since) = hub.pendingWithdrawals(idOf(c));
         assertEq(a, amount, "asked for");
-        assertEq(at, initiatedAt, "since");
+        assertEq(since, initiatedAt, "since");
     }
 
     function held() internal view returns (uint256) {

@@ -183,12 +183,12 @@ contract ChannelDepositTest is ChannelStage {
         claimPacked(one(row(c, 9e6, 7e6)));
 
         // Refilled after a full exit: created again only if nothing was ever claimed.
-        leave(c, 2 * AMOUNT - 7e6);
+        exit(c, 2 * AMOUNT - 7e6);
         vm.recordLogs();
         hub.deposit(c, AMOUNT, address(purse), "");
         assertEq(vm.getRecordedLogs().length, 2);
         ChannelConfig memory d = opened(salted(1));
-        leave(d, AMOUNT);
+        exit(d, AMOUNT);
         mint(address(purse), AMOUNT);
         vm.expectEmit(address(hub));
         emit IChannelHub.ChannelCreated(idOf(d), d);
