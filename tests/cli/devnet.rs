@@ -9,21 +9,12 @@ use std::{
 };
 
 use alloy::{
-    network::TransactionBuilder as _,
-    primitives::{Address, B256, Bytes, U256, address, aliases::U40},
+    primitives::{Address, Bytes, U256, address},
     providers::{Provider, ProviderBuilder, RootProvider},
-    rpc::types::TransactionRequest,
-    signers::{SignerSync as _, local::PrivateKeySigner},
-    sol,
-    sol_types::SolCall as _,
 };
 use assert_cmd::cargo::CommandCargoExt;
 use bursar::{
-    contract::{
-        self, IPolicyWallet, IQuorum, IUsdc,
-        hub::{self, ChannelConfig, Entry, Hub, IChannelHub, Voucher, VoucherClaim},
-        token::{ReceiveWithAuthorization, token_domain},
-    },
+    contract::{IPolicyWallet, IQuorum, IUsdc},
     devnet::{BlockTime, Devnet, DevnetError, Manifest, Options, ProfileName},
     keys::{Keys, PassphraseArgs, operator},
 };
@@ -129,97 +120,6 @@ async fn the_twin_has_base_sepolia_s_names() {
     assert_eq!(usdc.decimals().call().await.unwrap(), 6);
     // What the wallet holds was minted there: the owner's slot came with the code.
     assert!(usdc.balanceOf(devnet.manifest().wallet).call().await.unwrap() > U256::ZERO);
-    channels_work(&node, BASE_SEPOLIA_USDC).await;
-}
-
-sol! {
-    interface IMint {
-        function mint(address to, uint256 amount) external returns (bool);
-    }
-
-    #[sol(rpc)]
-    interface IMulticall3 {
-        struct Call { address target; bytes callData; }
-        struct Result { bool success; bytes returnData; }
-        function tryAggregate(bool strict, Call[] memory calls)
-            external view returns (Result[] memory);
-    }
-}
-
-/// At the addresses that x402's clients know: a signed deposit, a voucher, a packed claim that is
-/// settled; every digest as this crate computes it.
-async fn channels_work(node: &RootProvider, usdc: Address) {
-    let chain_id = node.get_chain_id().await.unwrap();
-    // anvil's own: deployer and USDC's owner, clerk, seller.
-    let [owner, clerk, seller] = node.get_accounts().await.unwrap()[..3].try_into().unwrap();
-    let (payer, agent) = (PrivateKeySigner::random(), PrivateKeySigner::random());
-    let config = ChannelConfig {
-        payer: payer.address(),
-        payerAuthorizer: agent.address(),
-        receiver: seller,
-        receiverAuthorizer: clerk,
-        token: usdc,
-        withdrawDelay: U40::from(900),
-        salt: B256::random(),
-    };
-    let (hub, contract) = (Hub::new(chain_id, hub::HUB), IChannelHub::new(hub::HUB, node));
-    let id = hub.channel_id(&config);
-    assert_eq!(contract.getChannelId(config.clone()).call().await.unwrap(), id);
-    let digest = hub.voucher_digest(id, 700);
-    assert_eq!(contract.getVoucherDigest(id, 700).call().await.unwrap(), digest);
-    let refund = hub.refund_digest(id, U256::from(3), 5);
-    assert_eq!(contract.getRefundDigest(id, U256::from(3), 5).call().await.unwrap(), refund);
-    let row = |max, total| VoucherClaim {
-        voucher: Voucher { channel: config.clone(), maxClaimableAmount: max },
-        signature: Bytes::new(),
-        totalClaimed: total,
-    };
-    let entry = |max, total| Entry { channel_id: id, max, total };
-    let batch = contract.getClaimBatchDigest(vec![row(9, 7), row(8, 6)]).call().await.unwrap();
-    assert_eq!(batch, hub.claim_batch_digest(&[entry(9, 7), entry(8, 6)]));
-
-    let sent = async |from: Address, to: Address, data: Vec<u8>| {
-        let order = TransactionRequest::default().with_from(from).with_to(to).with_input(data);
-        let receipt = node.send_transaction(order).await.unwrap().get_receipt().await.unwrap();
-        assert!(receipt.status());
-    };
-    let mint = IMint::mintCall { to: payer.address(), amount: U256::from(1_000) };
-    sent(owner, usdc, mint.abi_encode()).await;
-    let salt = U256::from(1);
-    let leave = ReceiveWithAuthorization {
-        from: payer.address(),
-        to: hub::ERC3009_COLLECTOR,
-        value: U256::from(1_000),
-        validAfter: U256::ZERO,
-        validBefore: U256::from(u64::MAX),
-        nonce: hub::deposit_nonce(id, salt),
-    };
-    let domain = token_domain("USDC", "2", chain_id, usdc);
-    let signature = payer.sign_hash_sync(&contract::digest(&leave, &domain)).unwrap();
-    let deposit = IChannelHub::depositCall {
-        config: config.clone(),
-        amount: 1_000,
-        collector: hub::ERC3009_COLLECTOR,
-        collectorData: hub::erc3009_data(0, u64::MAX, salt, &signature.as_bytes().into()),
-    };
-    sent(owner, hub::HUB, deposit.abi_encode()).await;
-    let voucher = agent.sign_hash_sync(&digest).unwrap();
-    let claim = IChannelHub::claimAndSettleCall {
-        receiver: seller,
-        receiverAuthorizer: clerk,
-        token: usdc,
-        rows: hub::pack_row(&config, 700, 650, &voucher).unwrap().into(),
-    };
-    sent(clerk, hub::HUB, claim.abi_encode()).await;
-    let paid = IUsdc::new(usdc, node).balanceOf(seller).call().await.unwrap();
-    assert_eq!(paid, U256::from(650));
-
-    let read = IChannelHub::channelsCall { channelId: id }.abi_encode();
-    let calls = vec![IMulticall3::Call { target: hub::HUB, callData: read.into() }];
-    let multicall = IMulticall3::new(hub::MULTICALL3, node);
-    let answers = multicall.tryAggregate(true, calls).call().await.unwrap();
-    let state = IChannelHub::channelsCall::abi_decode_returns(&answers[0].returnData).unwrap();
-    assert_eq!((state.balance, state.totalClaimed), (1_000, 650));
 }
 
 #[tokio::test]
