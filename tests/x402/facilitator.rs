@@ -414,6 +414,32 @@ async fn what_is_not_known_yet_is_pending_and_never_sent_twice() {
 }
 
 #[tokio::test]
+async fn what_falls_out_of_the_chain_after_it_was_told_is_sent_again() {
+    let plan = Plan::new().automine().config(|config| {
+        config.chain.confirmations = 4;
+        // The hash stays what it was.
+        config.submit.replace_after_s = 600;
+    });
+    let world = plan.start().await;
+    let desk = Desk::of(&world);
+    let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
+    let offer = offer(&world, payee, 10_000);
+    let payment = request(&offer, &signed(&key, key.address(), &offer, |_| ()));
+    let settled = desk.settle(&payment).await;
+    assert!(settled.success, "{settled:?}");
+    world.chain.automine(false).await;
+    world.chain.rpc("anvil_reorg", json!([1, []])).await;
+    assert_eq!(world.chain.usdc_of(payee).await, 0);
+    world.chain.rpc("evm_setIntervalMining", json!([1])).await;
+    wait_for("the payment", async || (world.chain.usdc_of(payee).await == 10_000).then_some(()))
+        .await;
+    all_are(&world, "settled").await;
+    desk.told_before(&payment, &settled).await;
+    assert_eq!(world.chain.usdc_of(payee).await, 10_000);
+    world.judge().await;
+}
+
+#[tokio::test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 async fn dead_around_a_settlement_it_is_settled_once() {
     // Told in its first block, final in the second.
