@@ -164,6 +164,8 @@ events! {
     SettlementFinalized = "settlement.finalized";
     /// It moved nothing.
     SettlementFailed = "settlement.failed";
+    /// Something was sold: the buyer's money is there, at depth.
+    SaleFinalized = "sale.finalized";
     /// A call's price was accepted: its payment is signed and stored.
     X402Signed = "x402.signed";
     /// A payment was sent, and nobody says what became of it.

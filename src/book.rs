@@ -163,6 +163,12 @@ impl Book {
         self.labels.get(label).is_some_and(|address| *address != by_other_than)
     }
 
+    /// Is it registered as a payee now?
+    #[must_use]
+    pub fn is_registered(&self, payee: Address) -> bool {
+        self.payees.get(&payee).is_some_and(|known| known.record.categories != 0)
+    }
+
     /// Lists registered payees by label.
     #[must_use]
     pub fn payee_list(&self, mask: u16) -> Vec<Payee> {

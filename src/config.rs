@@ -358,11 +358,13 @@ pub struct RetentionConfig {
     pub transactions_days: u64,
     /// Days after which a denied request is forgotten, and its key judged anew: 1 to 3,650.
     pub denied_days: u64,
+    /// Minutes for which the paywall keeps an answer that was paid for: 1 to 43,200.
+    pub answers_minutes: u64,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { transactions_days: 30, denied_days: 90 }
+        Self { transactions_days: 30, denied_days: 90, answers_minutes: 60 }
     }
 }
 
@@ -561,6 +563,8 @@ impl Config {
         ] {
             range(key, days, 1, 3_650, "use 1 to 3650")?;
         }
+        let minutes = retention.answers_minutes;
+        range("retention.answers_minutes", minutes, 1, 43_200, "use 1 to 43200")?;
         let value = |key, value: &str, expected| {
             Err(ConfigError::Value { key, value: format!("`{value}`"), expected })
         };

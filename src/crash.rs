@@ -46,6 +46,12 @@ pub(crate) enum Point {
     PurchaseNoted,
     /// A purchase's fate on chain is read; it is not durable.
     PurchaseRead,
+    /// A sale is open; its handler was not asked.
+    SaleOpened,
+    /// A sale's answer is durable; it is not settled.
+    SaleServed,
+    /// A sale's settlement has an answer; that is not durable with the sale.
+    SaleSettled,
     /// Webhooks are claimed; nobody has them.
     WebhookClaimed,
     /// Endpoints answered; that is not durable.
@@ -89,6 +95,9 @@ mod armed {
                 Self::PurchaseAnswered => "purchase.answered",
                 Self::PurchaseNoted => "purchase.noted",
                 Self::PurchaseRead => "purchase.read",
+                Self::SaleOpened => "sale.opened",
+                Self::SaleServed => "sale.served",
+                Self::SaleSettled => "sale.settled",
                 Self::WebhookClaimed => "webhook.claimed",
                 Self::WebhookAnswered => "webhook.answered",
             }

@@ -40,6 +40,7 @@ use crate::{
     policy,
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
+    seller::{self, Paywall, PaywallError, PriceList},
     store::{PaymentRow, Store, StoreError, Tx, Word},
     submit::{Flight, Flights, broadcast},
     view::{
@@ -130,6 +131,11 @@ impl From<&EngineError> for Refusal {
 pub struct Stop(watch::Receiver<bool>);
 
 impl Stop {
+    /// Listens to a sender of [`Stop::pair`].
+    pub(crate) const fn of(receiver: watch::Receiver<bool>) -> Self {
+        Self(receiver)
+    }
+
     /// Makes the two ends: set the sender to `true` to stop everyone.
     #[must_use]
     pub fn pair() -> (watch::Sender<bool>, Self) {
@@ -164,6 +170,8 @@ pub(crate) struct Inner {
     /// WorkEscrow, where this wallet has one.
     pub escrow: Option<escrow::Place>,
     pub facilitator: facilitator::Desk,
+    /// What the paywall works on.
+    pub sales: seller::Desk,
     pub metrics: Metrics,
     pub flights: Flights,
     pub leases: Leases,
@@ -434,6 +442,15 @@ fn no_payment(id: PaymentId) -> Refusal {
 impl Engine {
     pub(crate) const fn new(inner: Arc<Inner>) -> Self {
         Self { inner }
+    }
+
+    /// Makes a paywall of a price list: a layer that charges for routes, here or in another server of
+    /// this process.
+    ///
+    /// # Errors
+    /// The price list names something that is not there; the token cannot be asked for its name.
+    pub async fn paywall(&self, list: PriceList) -> Result<Paywall, PaywallError> {
+        Paywall::new(Arc::clone(&self.inner), list).await
     }
 
     /// Returns the facilitator: verifies and settles payments of others on this daemon's chain.

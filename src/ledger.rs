@@ -6,7 +6,8 @@
 //! A payment goes from `wallet` to `payee:<address>`; which agent asked stands in the payment's row.
 //! A deposit goes from `operators` to `wallet`, a withdrawal back. An escrow is funded from `wallet` to
 //! `escrow:<id>`, and goes from there to payees, back to `wallet`, or, where USDC refused a payment, by
-//! way of `owed:<address>`.
+//! way of `owed:<address>`. A sale comes from `sales:<route>` and goes to `wallet`, or to
+//! `revenue:<address>` where another account earns.
 
 use std::{fmt, str::FromStr};
 
@@ -27,6 +28,10 @@ pub enum Account {
     Escrow(B256),
     /// What WorkEscrow could not pay to an account and keeps for it.
     Owed(Address),
+    /// What buyers paid for a route of the price list.
+    Sales(String),
+    /// What sales brought to an account other than the wallet.
+    Revenue(Address),
 }
 
 impl fmt::Display for Account {
@@ -37,6 +42,8 @@ impl fmt::Display for Account {
             Self::Payee(address) => write!(f, "payee:{address}"),
             Self::Escrow(id) => write!(f, "escrow:{id}"),
             Self::Owed(address) => write!(f, "owed:{address}"),
+            Self::Sales(route) => write!(f, "sales:{route}"),
+            Self::Revenue(address) => write!(f, "revenue:{address}"),
         }
     }
 }
@@ -44,7 +51,8 @@ impl fmt::Display for Account {
 /// A text that does not name an account.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not an account: wallet, operators, payee:<address>, escrow:<id> or owed:<address>"
+    "`{0}` is not an account: wallet, operators, payee:<address>, escrow:<id>, owed:<address>, \
+     sales:<route> or revenue:<address>"
 )]
 pub struct NotAnAccount(String);
 
@@ -58,6 +66,8 @@ impl FromStr for Account {
             Some(("payee", address)) => address.parse().ok().map(Self::Payee),
             Some(("escrow", id)) => id.parse().ok().map(Self::Escrow),
             Some(("owed", address)) => address.parse().ok().map(Self::Owed),
+            Some(("sales", route)) if !route.is_empty() => Some(Self::Sales(route.to_owned())),
+            Some(("revenue", address)) => address.parse().ok().map(Self::Revenue),
             _ => None,
         };
         account.ok_or_else(|| NotAnAccount(text.chars().take(80).collect()))

@@ -40,6 +40,7 @@ pub mod reconcile;
 pub mod refusal;
 pub mod review;
 pub mod rpc;
+pub mod seller;
 pub mod service;
 #[cfg(test)]
 mod sim;

@@ -129,6 +129,16 @@ codes! {
     OutcomeUnknown = "outcome_unknown", 503, "Outcome unknown";
     /// A payment was signed, never used, and cannot be used any more.
     PurchaseLapsed = "purchase_lapsed", 409, "Purchase lapsed";
+    /// The payment for a sale was not settled.
+    PaymentNotSettled = "payment_not_settled", 409, "Payment not settled";
+    /// The answer that was paid for is not kept any more.
+    Gone = "gone", 410, "Gone";
+    /// What is sold cannot be reached.
+    BadGateway = "bad_gateway", 502, "Bad gateway";
+    /// The payment for a sale is on its way.
+    SettlementPending = "settlement_pending", 503, "Settlement pending";
+    /// What is sold gave no answer in time.
+    GatewayTimeout = "gateway_timeout", 504, "Gateway timeout";
     /// The daemon's queue is full.
     Overloaded = "overloaded", 503, "Overloaded";
     /// The store or the chain cannot be reached; nothing was started.

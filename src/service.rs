@@ -10,6 +10,7 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256};
+use axum::Router;
 use ed25519_dalek::VerifyingKey;
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use serde_json::json;
@@ -19,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::{error, info, warn};
+use url::Url;
 
 use crate::{
     alert,
@@ -43,6 +45,7 @@ use crate::{
     pulse::{self, Guard, Pulse},
     reconcile,
     rpc::{Rpc, RpcError},
+    seller::{self, PaywallError, PriceList, Proxy, ProxyError},
     store::{AgentRow, Store, StoreError, StoreLock},
     submit::{self, Flights},
 };
@@ -134,6 +137,12 @@ pub enum StartError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The paywall.
+    #[error(transparent)]
+    Paywall(#[from] PaywallError),
+    /// What the paywall sells.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
 }
 
 /// How a daemon ends that nobody stopped.
@@ -213,6 +222,8 @@ impl Service {
                 () = stopping.asked() => {}
             }
         }));
+        // It waits for the facilitator, whose own tasks have pulses.
+        tasks.spawn(named("sales", seller::run(Arc::clone(&inner), stopped.clone())));
         let router =
             api::router(engine.clone(), ApiConfig::new(inner.config.public_origin.clone()));
         let serve = stopped.clone();
@@ -247,6 +258,35 @@ impl Service {
     #[must_use]
     pub fn engine(&self) -> Engine {
         self.engine.clone()
+    }
+
+    /// Sells what an upstream serves: listens where the price list says, behind its paywall. Returns the
+    /// address.
+    ///
+    /// # Errors
+    /// The price list, the upstream's URL, or the address to listen on.
+    pub async fn sell(
+        &mut self,
+        list: PriceList,
+        upstream: &Url,
+    ) -> Result<SocketAddr, StartError> {
+        let listen = list.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8403)));
+        let paywall = self.engine.paywall(list).await?;
+        let gate = Proxy::new(&paywall, upstream)?.behind(&paywall);
+        let cannot = |source| StartError::Listen { addr: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let addr = listener.local_addr().map_err(cannot)?;
+        let stop = self.stop.subscribe();
+        self.tasks.spawn(named("paywall", async move {
+            let ended = axum::serve(listener, Router::new().fallback_service(gate))
+                .with_graceful_shutdown(async move { Stop::of(stop).asked().await })
+                .await;
+            if let Err(error) = ended {
+                error!(%error, "the paywall ended");
+            }
+        }));
+        info!(%addr, %upstream, "selling");
+        Ok(addr)
     }
 
     /// Waits until a task ends, which only a fault or [`Service::stop`] makes it do, or hangs.
@@ -334,6 +374,7 @@ pub(crate) async fn wake(
         shop,
         escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         facilitator: facilitator::Desk::new(has_hub),
+        sales: seller::Desk::default(),
         metrics: Metrics::default(),
         flights: Flights::default(),
         leases: Leases::default(),
@@ -634,6 +675,9 @@ pub(crate) async fn housekeeping(
         let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
         tx.prune(bytes, denied).await?;
         tx.forget_answers(bytes).await?;
+        let answers_ms = inner.config.retention.answers_minutes.saturating_mul(60);
+        let answers_ms = inner.clock.now_ms().saturating_sub(intake::seconds(answers_ms));
+        tx.forget_sales(answers_ms, inner.clock.now_s().cast_signed()).await?;
         tx.forget_words().await?;
         tx.commit().await?;
     }

@@ -44,7 +44,7 @@ impl Problem {
     }
 
     /// Writes the response: status, `Retry-After`, body.
-    pub(super) fn into_response(self) -> Response {
+    pub(crate) fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = self.refusal.retry_after;
         let mut response = (status, axum::Json(self)).into_response();

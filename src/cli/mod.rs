@@ -20,6 +20,7 @@ mod policy_check;
 mod policy_x402;
 mod reconcile;
 mod remote;
+mod sales;
 mod serve;
 mod status;
 mod store;
@@ -71,6 +72,7 @@ enum Command {
     Webhooks(webhooks::Args),
     /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
     Reconcile(reconcile::Args),
+    Sales(sales::Args),
     Store(store::Args),
     /// Print the version.
     Version,
@@ -198,6 +200,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args, remote),
         Command::Webhooks(args) => webhooks::run(&args, remote),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Sales(args) => sales::run(&args),
         Command::Store(args) => store::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));

@@ -188,6 +188,9 @@ fn page(config: &Config, report: &Report) -> String {
     if let Some(escrows) = &report.escrows {
         text += &escrow_page(escrows);
     }
+    if !report.sales.is_empty() {
+        text += &format!("{}\n\n", super::sales::routes(&report.sales));
+    }
     text += &differences("on chain, and in no payment", &report.unexplained);
     text += &differences("called paid, and not on chain", &report.missing);
     if !report.wallet_agrees() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
+use url::Url;
 
 use super::{CliError, Kind};
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     config::{Config, ConfigError},
     keys::{Keys, PassphraseArgs},
     rpc::RpcError,
+    seller::{PriceError, PriceList},
     service::{Ended, Service, StartError},
     store::StoreError,
 };
@@ -25,6 +27,7 @@ use crate::{
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     bursar serve --config .devnet/bursar.toml\n  \
+    bursar serve --paywall prices.toml --upstream http://127.0.0.1:9000\n  \
     bursar serve --config /etc/bursar.toml --passphrase-fd 3 3< <(pass show bursar)")]
 pub struct Args {
     /// The configuration file.
@@ -33,6 +36,12 @@ pub struct Args {
     /// Write the log as JSON lines.
     #[arg(long)]
     log_json: bool,
+    /// Sell, too: a price list. What no route of it names is refused.
+    #[arg(long, value_name = "FILE", env = "BURSAR_PAYWALL", requires = "upstream")]
+    paywall: Option<PathBuf>,
+    /// What is sold: requests that were paid for are passed on to this URL.
+    #[arg(long, value_name = "URL", env = "BURSAR_UPSTREAM", requires = "paywall")]
+    upstream: Option<Url>,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -45,7 +54,11 @@ pub fn run(args: Args) -> Result<(), CliError> {
     start_log(args.log_json);
     let config = Config::read(&args.config)?;
     let keys = unlock(&config, args.passphrase)?;
-    super::block_on(serve(config, keys))
+    let shop = match (&args.paywall, args.upstream) {
+        (Some(file), Some(upstream)) => Some((PriceList::read(file)?, upstream)),
+        _ => None,
+    };
+    super::block_on(serve(config, keys, shop))
 }
 
 /// Unlocks the seed: by the arguments, else by the configuration's file, else by asking.
@@ -60,9 +73,12 @@ pub(super) fn unlock(config: &Config, mut from: PassphraseArgs) -> Result<Keys, 
     Ok(Keys::unlock(&config.seed, &passphrase)?)
 }
 
-async fn serve(config: Config, keys: Keys) -> Result<(), CliError> {
+async fn serve(config: Config, keys: Keys, shop: Option<(PriceList, Url)>) -> Result<(), CliError> {
     let mut service = Service::start(config, keys, Clock::system()).await?;
     println!("listening on http://{}", service.addr());
+    if let Some((list, upstream)) = shop {
+        println!("selling on http://{}", service.sell(list, &upstream).await?);
+    }
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return Err(CliError::new(Kind::Refused, "cannot listen for signals"));
@@ -124,6 +140,14 @@ impl From<ConfigError> for CliError {
     }
 }
 
+impl From<PriceError> for CliError {
+    fn from(error: PriceError) -> Self {
+        let kind =
+            if matches!(error, PriceError::Read { .. }) { Kind::Unreachable } else { Kind::Usage };
+        Self::new(kind, error).hint("docs/cli.md shows a price list; correct the file")
+    }
+}
+
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         let (kind, hint) = match &error {
@@ -141,6 +165,10 @@ impl From<StartError> for CliError {
                 (Kind::Usage, "correct [[webhooks.endpoints]]; `bursar doctor` checks them all")
             }
             StartError::Fetch(_) => (Kind::Usage, "correct [fetch] in the configuration"),
+            StartError::Paywall(_) | StartError::Proxy(_) => (
+                Kind::Usage,
+                "correct the price list or --upstream; `bursar payee list` has payees",
+            ),
             StartError::Policy { .. } => (Kind::Usage, "`bursar policy check FILE` says more"),
             StartError::Store { source: StoreError::Locked(_), .. } => {
                 (Kind::Refused, "stop the other one first: two would each pay by their own books")

@@ -154,6 +154,20 @@ impl Facilitator {
         Supported { kinds, extensions: Vec::new(), signers: [("eip155:*".into(), signers)].into() }
     }
 
+    /// Names a payment as its settlement is named, and whose money it says it is; the chain is not asked.
+    ///
+    /// # Errors
+    /// Why it cannot be a payment for its offer: the reason, and the same for people.
+    pub(crate) fn identify(
+        &self,
+        request: &FacilitatorRequest,
+    ) -> Result<(String, Address), (Reason, String)> {
+        let version = request.payment_payload.x402_version;
+        read::exactly(&self.inner, request)
+            .map(|job| (job.id, job.payer))
+            .map_err(|declined| (declined.reason(version), declined.why))
+    }
+
     /// Looks whether a payment could be settled now. Changes nothing.
     pub async fn verify(&self, request: &FacilitatorRequest) -> VerifyResponse {
         match self.look(request).await {

@@ -16,6 +16,7 @@ use crate::{
     crash::{self, Point},
     engine::{EngineError, Inner},
     rpc::Head,
+    seller,
     store::{OpenTx, SettlementKind, SettlementRow, SettlementState, Tx, TxKind, TxRow},
     submit::{Manifest, Outgoing, prepare},
     x402::{FacilitatorRequest, Reason},
@@ -434,6 +435,7 @@ impl Ending {
     /// Writes it.
     pub(crate) async fn write(
         self,
+        inner: &Inner,
         store: &mut Tx,
         tx: &TxRow,
         now_ms: i64,
@@ -441,6 +443,7 @@ impl Ending {
     ) -> Result<(), EngineError> {
         let Self { mut row, settled } = self;
         store.end_settlement(&row.id, settled, now_ms).await?;
+        seller::ended(inner, store, (&row.id, settled), now_ms, drafts).await?;
         let kind = match settled {
             Ok(hash) => {
                 row.tx_hash = hash;

@@ -8,6 +8,7 @@
 //! | relayer j, pays gas | m/44'/60'/1'/0/j |
 //! | float of agent i, pays servers that accept only plain accounts | m/44'/60'/3'/0/i |
 //! | audit, signs the log's anchors (Ed25519) | from m/44'/60'/2'/0/0, see [`Keys::audit_key`] |
+//! | seals challenges of MPP (HMAC) | from the same, see [`Keys::challenge_secret`] |
 //!
 //! Indexes run from 0 to 2^31 - 1. The last step is not hardened, as wallets expect, so one agent's
 //! private key together with the branch's chain code would give the whole branch: neither an
@@ -59,6 +60,9 @@ pub use webhook::{WebhookSecrets, create_webhook_secret};
 /// Domain of the audit key; its last byte is the block counter of HKDF-Expand.
 const AUDIT_INFO: &[u8] = b"bursar audit ed25519 v1\x01";
 
+/// The same of what seals challenges of MPP.
+const CHALLENGE_INFO: &[u8] = b"bursar mpp challenge v1\x01";
+
 /// First index of hardened children: indexes stay below it.
 const HARDENED: u32 = 1 << 31;
 
@@ -71,6 +75,7 @@ pub struct Keys {
     relayers: Branch,
     floats: Branch,
     audit: SigningKey,
+    challenge: Zeroizing<[u8; 32]>,
 }
 
 impl Keys {
@@ -90,11 +95,13 @@ impl Keys {
     pub fn from_mnemonic(mnemonic: &Mnemonic) -> Result<Self, KeyError> {
         let seed = mnemonic.to_seed()?;
         let root = XPriv::root_from_seed(&*seed, None).map_err(|_| underivable("m"))?;
+        let own = descend(&root, "m/44'/60'/2'/0/0")?;
         Ok(Self {
             agents: Branch::new(&root, "m/44'/60'/0'/0")?,
             relayers: Branch::new(&root, "m/44'/60'/1'/0")?,
             floats: Branch::new(&root, "m/44'/60'/3'/0")?,
-            audit: audit_key(&descend(&root, "m/44'/60'/2'/0/0")?)?,
+            audit: SigningKey::from_bytes(&*expand(&own, AUDIT_INFO)?),
+            challenge: expand(&own, CHALLENGE_INFO)?,
         })
     }
 
@@ -140,6 +147,13 @@ impl Keys {
     pub fn audit_key(&self) -> SigningKey {
         self.audit.clone()
     }
+
+    /// What the paywall seals its challenges with: as the audit key's bytes, info `bursar mpp
+    /// challenge v1`. Every daemon of one seed knows every daemon's challenges.
+    #[must_use]
+    pub fn challenge_secret(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.challenge.to_vec())
+    }
 }
 
 /// One BIP-32 node and the signers of its children that were asked for.
@@ -182,12 +196,12 @@ fn descend(root: &XPriv, path: &str) -> Result<XPriv, KeyError> {
     root.derive_path(steps).map_err(|_| underivable(path))
 }
 
-fn audit_key(node: &XPriv) -> Result<SigningKey, KeyError> {
+/// HKDF-Expand of a node's private key, one block.
+fn expand(node: &XPriv, info: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let secret = Zeroizing::new(<[u8; 32]>::from(private_key(node).to_bytes()));
     let mut expand = Hmac::<Sha256>::new_from_slice(&*secret).map_err(|_| underivable("audit"))?;
-    expand.update(AUDIT_INFO);
-    let bytes = Zeroizing::new(<[u8; 32]>::from(expand.finalize().into_bytes()));
-    Ok(SigningKey::from_bytes(&bytes))
+    expand.update(info);
+    Ok(Zeroizing::new(<[u8; 32]>::from(expand.finalize().into_bytes())))
 }
 
 fn private_key(node: &XPriv) -> &ecdsa::SigningKey {

@@ -49,7 +49,7 @@ impl Challenge {
     /// Makes a challenge that is not sealed yet.
     ///
     /// # Errors
-    /// [`MppError::Json`]: none in practice.
+    /// [`MppError`]: none in practice.
     pub fn new<T: Serialize>(
         realm: &str,
         method: &str,
@@ -73,7 +73,7 @@ impl Challenge {
     /// Adds the seller's notes.
     ///
     /// # Errors
-    /// [`MppError::Json`]: none in practice.
+    /// [`MppError`]: none in practice.
     pub fn with_notes<T: Serialize>(mut self, notes: &T) -> Result<Self, MppError> {
         self.opaque = Some(to_base64url(notes)?);
         Ok(self)

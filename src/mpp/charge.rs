@@ -121,7 +121,7 @@ mod tests {
             84_532,
         );
         assert_eq!(
-            super::super::canonical(&serde_json::to_value(&request).unwrap()),
+            crate::audit::canonical(&serde_json::to_value(&request).unwrap()).unwrap(),
             r#"{"amount":"10000","currency":"0x036CbD53842c5426634e7929541eC2318f3dCF7e","methodDetails":{"chainId":84532,"credentialTypes":["authorization"],"decimals":6},"recipient":"0x70997970C51812dc3A010C7d01b50e0d17dc79C8"}"#
         );
         assert!(request.takes_authorization());

@@ -27,7 +27,7 @@ impl Credential {
     /// Writes the value of a header.
     ///
     /// # Errors
-    /// [`MppError::Json`]: none in practice.
+    /// [`MppError`]: none in practice.
     pub fn to_header(&self) -> Result<String, MppError> {
         Ok(format!("Payment {}", to_base64url(self)?))
     }
@@ -68,7 +68,7 @@ impl Receipt {
     /// Writes the value of a header.
     ///
     /// # Errors
-    /// [`MppError::Json`]: none in practice.
+    /// [`MppError`]: none in practice.
     pub fn to_header(&self) -> Result<String, MppError> {
         to_base64url(self)
     }

@@ -15,7 +15,7 @@ use crate::{
     config::ChainConfig,
     money::Usdc,
     rpc::{At, Head, Rpc},
-    store::{Bought, PaymentRow, Posting, SettledPayment, Store},
+    store::{Bought, PaymentRow, Posting, RouteSales, SettledPayment, Store},
 };
 
 /// Blocks in one question for logs: nodes refuse wide ones.
@@ -104,6 +104,10 @@ pub struct Report {
     /// What waits in escrows; absent where the wallet opens none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escrows: Option<Escrows>,
+    /// What routes earned, by sales and ledger; the facilitator has read each of them in the chain's
+    /// final logs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sales: Vec<RouteSales>,
 }
 
 impl Report {
@@ -123,6 +127,7 @@ impl Report {
             && self.unexplained.is_empty()
             && self.missing.is_empty()
             && self.escrows.as_ref().is_none_or(Escrows::agree)
+            && self.sales.iter().all(RouteSales::agrees)
     }
 }
 
@@ -225,6 +230,7 @@ pub async fn reconcile(
         unexplained,
         missing,
         escrows,
+        sales: store.route_sales().await?,
     })
 }
 

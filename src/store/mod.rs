@@ -21,6 +21,7 @@ mod payment;
 mod prune;
 mod purchase;
 mod registry;
+mod sale;
 mod settled;
 mod settlement;
 mod share;
@@ -61,6 +62,7 @@ pub use self::{
     prune::Pruned,
     purchase::{PurchaseRow, Seen},
     registry::AgentRow,
+    sale::{RouteSales, SaleRow},
     settled::SettledPayment,
     settlement::{SettlementKind, SettlementRow, SettlementState},
     share::Word,

@@ -261,6 +261,36 @@ CREATE INDEX purchase_recent ON purchase (created_ms);
 CREATE INDEX purchase_open ON purchase (id) WHERE state IN ('signed', 'unknown', 'reported');
 CREATE INDEX purchase_by_hash ON purchase (tx_hash) WHERE state = 'paid';
 
+-- What the paywall sold: one row a payment that was verified. `payment` names it as the facilitator does,
+-- `identifier` is the buyer's name for it while the sale lives, `proof` what it showed that no chain shows.
+CREATE TABLE sale (
+  id             TEXT PRIMARY KEY,
+  payment        TEXT NOT NULL UNIQUE,
+  identifier     TEXT UNIQUE,
+  proof          TEXT,
+  fingerprint    TEXT NOT NULL,
+  route          TEXT NOT NULL,
+  method         TEXT NOT NULL,
+  target         TEXT NOT NULL,
+  protocol       TEXT NOT NULL,
+  payer          TEXT NOT NULL,
+  pay_to         TEXT NOT NULL,
+  amount         BIGINT NOT NULL,
+  request        TEXT NOT NULL,
+  state          TEXT NOT NULL,
+  response       TEXT,
+  refusal        TEXT,
+  tx_hash        TEXT,
+  valid_before_s BIGINT NOT NULL,
+  due_ms         BIGINT NOT NULL,
+  created_ms     BIGINT NOT NULL,
+  updated_ms     BIGINT NOT NULL
+);
+CREATE INDEX sale_due ON sale (due_ms) WHERE state IN ('open', 'served', 'settled');
+CREATE INDEX sale_kept ON sale (updated_ms) WHERE response IS NOT NULL;
+CREATE INDEX sale_dead ON sale (valid_before_s) WHERE state IN ('void', 'closed');
+CREATE INDEX sale_by_route ON sale (route, id);
+
 CREATE TABLE audit_entry (
   seq        BIGINT PRIMARY KEY,
   at_ms      BIGINT NOT NULL,

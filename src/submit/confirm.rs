@@ -408,7 +408,7 @@ async fn finish(
         _ => {}
     }
     if let Some(ending) = settlement {
-        ending.write(&mut store, &open.tx, now_ms, &mut drafts).await?;
+        ending.write(inner, &mut store, &open.tx, now_ms, &mut drafts).await?;
     }
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;

@@ -7,3 +7,4 @@ mod facilitator_channels;
 mod facilitator_wallet;
 mod hostile;
 mod official;
+mod seller;

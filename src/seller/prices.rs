@@ -1,0 +1,417 @@
+//! The price list: which routes cost what, who is paid, how. One TOML file, unknown keys refused.
+
+use std::{net::SocketAddr, path::Path};
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::money::Usdc;
+
+/// Most routes of a list.
+const ROUTES: usize = 1_000;
+/// Most characters of a pattern.
+const PATTERN: usize = 200;
+
+/// A price list, as written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceList {
+    /// Where the reverse proxy listens. A layer in another server does not need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Scheme and host that buyers call, without a trailing slash: `https://api.example.com`.
+    pub public_origin: String,
+    /// Who is paid where a route does not say: `wallet`, or the label or address of a registered payee.
+    #[serde(default = "wallet")]
+    pub pay_to: String,
+    /// What becomes of requests that no route names.
+    #[serde(default)]
+    pub unlisted: Unlisted,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is for sale. The first route that fits a request counts.
+    #[serde(rename = "route")]
+    pub routes: Vec<Route>,
+}
+
+/// One route.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// A path: `/weather/{city}` with any one segment there, `/files/{*rest}` with any rest.
+    pub path: String,
+    /// Methods; `GET` sells `HEAD`, too.
+    #[serde(default = "get")]
+    pub methods: Vec<String>,
+    /// USDC for one request, as a decimal: `"0.001"`. `"0"` is free.
+    pub price: Usdc,
+    /// What a buyer gets, in words.
+    pub description: String,
+    /// What comes back.
+    #[serde(default = "json")]
+    pub mime_type: String,
+    /// Who is paid; else as the list says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pay_to: Option<String>,
+    /// By which protocols and schemes, in the order they are offered.
+    #[serde(default = "every_way")]
+    pub offers: Vec<Way>,
+    /// Seconds that a payment must be good for, and a challenge is: 30 to 600.
+    #[serde(default = "minute")]
+    pub timeout_s: u64,
+}
+
+/// A way to be paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// x402 `exact`, version 2 and where the chain has a name there version 1: a signed transfer.
+    Exact,
+    /// x402 `exact`, version 2, by ERC-7710: the payer's own contract pays when asked.
+    Erc7710,
+    /// MPP `evm/charge`: a signed transfer.
+    Mpp,
+}
+
+/// What becomes of requests that no route names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unlisted {
+    /// 404: nothing is sold or given by oversight.
+    #[default]
+    Refuse,
+    /// Served without payment.
+    Free,
+}
+
+/// Bounds of what one request may take.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request's body: 0 to 64 MiB.
+    pub request_bytes: usize,
+    /// Bytes of an answer that is kept for repeats (`retention.answers_minutes`): 0 to 16 MiB. A longer
+    /// one is settled first, handed on as it comes, and not kept.
+    pub response_bytes: usize,
+    /// Seconds until the answer must begin: 1 to 120.
+    pub handler_s: u64,
+    /// Paid requests at a time: 1 to 10,000.
+    pub concurrency: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { request_bytes: 1 << 20, response_bytes: 256 << 10, handler_s: 30, concurrency: 256 }
+    }
+}
+
+fn wallet() -> String {
+    "wallet".to_owned()
+}
+
+fn get() -> Vec<String> {
+    vec!["GET".to_owned()]
+}
+
+fn json() -> String {
+    "application/json".to_owned()
+}
+
+fn every_way() -> Vec<Way> {
+    vec![Way::Exact, Way::Erc7710, Way::Mpp]
+}
+
+const fn minute() -> u64 {
+    60
+}
+
+/// Why a price list cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PriceError {
+    /// The file.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML of this shape.
+    #[error("{path}: {source}")]
+    Syntax {
+        /// Which file.
+        path: String,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value.
+    #[error("`{key}` is {value}: {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// A payee that the contract does not know.
+    #[error(
+        "`{0}` is not registered as a payee: revenue goes to `wallet` or to a registered payee"
+    )]
+    Payee(String),
+}
+
+impl PriceList {
+    /// Reads a price list and checks it.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn read(path: &Path) -> Result<Self, PriceError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| PriceError::Read { path: shown.clone(), source })?;
+        let list: Self = toml::from_str(&text)
+            .map_err(|source| PriceError::Syntax { path: shown, source: Box::new(source) })?;
+        list.check()?;
+        Ok(list)
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`PriceError::Value`].
+    pub fn check(&self) -> Result<(), PriceError> {
+        let wrong = |key, value: &str, expected| {
+            Err(PriceError::Value { key, value: format!("`{value}`"), expected })
+        };
+        let range = |key, value: u64, low: u64, high: u64, expected| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(PriceError::Value { key, value: value.to_string(), expected })
+            }
+        };
+        let origin = Url::parse(&self.public_origin).ok();
+        let is_origin = origin.is_some_and(|url| {
+            matches!(url.scheme(), "http" | "https") && url.has_host() && url.path() == "/"
+        });
+        if !is_origin || self.public_origin.ends_with('/') || self.public_origin.contains('|') {
+            let expected =
+                "write scheme and host without a trailing slash, like https://api.example.com";
+            return wrong("public_origin", &self.public_origin, expected);
+        }
+        let limits = &self.limits;
+        range(
+            "limits.request_bytes",
+            limits.request_bytes as u64,
+            0,
+            64 << 20,
+            "use 0 to 67108864",
+        )?;
+        range(
+            "limits.response_bytes",
+            limits.response_bytes as u64,
+            0,
+            16 << 20,
+            "use 0 to 16777216",
+        )?;
+        range("limits.handler_s", limits.handler_s, 1, 120, "use 1 to 120")?;
+        range("limits.concurrency", limits.concurrency as u64, 1, 10_000, "use 1 to 10000")?;
+        range("route", self.routes.len() as u64, 1, ROUTES as u64, "name 1 to 1000 routes")?;
+        for route in &self.routes {
+            if Pattern::parse(&route.path).is_none() {
+                let expected =
+                    "write a path like /weather/{city} or /files/{*rest}, up to 200 characters";
+                return wrong("route.path", &route.path, expected);
+            }
+            let is_method = |name: &&String| {
+                Method::from_bytes(name.as_bytes()).is_err()
+                    || name.chars().any(|c| !c.is_ascii_uppercase())
+            };
+            if let Some(name) = route.methods.iter().find(is_method) {
+                return wrong("route.methods", name, "write methods like GET or POST");
+            }
+            if route.methods.is_empty() {
+                return wrong("route.methods", "[]", "name at least one method");
+            }
+            if route.offers.is_empty() {
+                return wrong("route.offers", "[]", "name at least one way to pay");
+            }
+            if route.description.is_empty() || route.description.chars().count() > 500 {
+                let expected = "say in 1 to 500 characters what a buyer gets";
+                return wrong("route.description", &route.description, expected);
+            }
+            range("route.timeout_s", route.timeout_s, 30, 600, "use 30 to 600")?;
+        }
+        Ok(())
+    }
+}
+
+/// A route's path, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pattern(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Any,
+    Rest,
+}
+
+impl Pattern {
+    /// Reads a pattern; `None` if it is none.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let path = text.strip_prefix('/')?;
+        if text.len() > PATTERN || plain(text).as_deref() != Some(text) {
+            return None;
+        }
+        let segments: Vec<&str> = path.split('/').collect();
+        let last = segments.len() - 1;
+        let parts = segments.iter().enumerate().map(|(at, segment)| {
+            let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            match name {
+                Some(name) if name.starts_with('*') => (at == last).then_some(Part::Rest),
+                Some(_) => Some(Part::Any),
+                None if segment.contains(['{', '}']) => None,
+                None => Some(Part::Text((*segment).to_owned())),
+            }
+        });
+        parts.collect::<Option<Vec<Part>>>().map(Self)
+    }
+
+    /// Does a path that [`plain`] let through fit?
+    pub(super) fn fits(&self, path: &str) -> bool {
+        let mut segments = path.trim_start_matches('/').split('/');
+        for part in &self.0 {
+            match (part, segments.next()) {
+                (Part::Rest, _) => return true,
+                (_, None) => return false,
+                (Part::Any, Some("")) => return false,
+                (Part::Any, Some(_)) => {}
+                (Part::Text(text), Some(segment)) if text != segment => return false,
+                (Part::Text(_), Some(_)) => {}
+            }
+        }
+        segments.next().is_none()
+    }
+}
+
+/// Undoes the escapes of a path, if it can be read in one way only: no `//`, no dots as segments, no
+/// escaped slashes, no backslash, no control characters. What could mean one route here and another one
+/// behind is `None`.
+pub(super) fn plain(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next()?, rest.next()?];
+        let digits = std::str::from_utf8(&digits).ok()?;
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
+        // An escaped slash or percent sign means another path to some.
+        if matches!(byte, b'/' | b'%') {
+            return None;
+        }
+        bytes.push(byte);
+    }
+    let path = String::from_utf8(bytes).ok()?;
+    let inner = path.strip_prefix('/')?;
+    let is_odd = |segment: &str| matches!(segment, "." | "..");
+    let empty = inner.split('/').rev().skip(1).any(str::is_empty);
+    let odd = path.contains(['\\', ';']) || path.chars().any(char::is_control);
+    (!empty && !odd && !inner.split('/').any(is_odd)).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = r#"
+        public_origin = "https://api.example.com"
+        [[route]]
+        path = "/weather/{city}"
+        price = "0.001"
+        description = "the weather of a city"
+    "#;
+
+    fn parse(text: &str) -> Result<PriceList, String> {
+        let list: PriceList = toml::from_str(text).map_err(|error| error.to_string())?;
+        list.check().map_err(|error| error.to_string())?;
+        Ok(list)
+    }
+
+    #[test]
+    fn a_short_list_has_careful_defaults() {
+        let list = parse(LIST).unwrap();
+        assert_eq!((list.pay_to.as_str(), list.unlisted), ("wallet", Unlisted::Refuse));
+        let route = &list.routes[0];
+        assert_eq!(
+            (route.price.units(), route.methods.as_slice()),
+            (1_000, &["GET".to_owned()][..])
+        );
+        assert_eq!(route.offers, [Way::Exact, Way::Erc7710, Way::Mpp]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (from, to, said) in [
+            ("https://api.example.com", "https://api.example.com/", "public_origin"),
+            ("https://api.example.com", "api.example.com", "public_origin"),
+            ("/weather/{city}", "weather", "route.path"),
+            ("/weather/{city}", "/a/{*rest}/b", "route.path"),
+            ("/weather/{city}", "/a//b", "route.path"),
+            ("\"0.001\"", "0.001", "price"),
+            ("\"0.001\"", "\"-1\"", "price"),
+            ("the weather of a city", "", "route.description"),
+            ("description", "methods = [\"get\"]\ndescription", "route.methods"),
+            ("description", "offers = []\ndescription", "route.offers"),
+            ("description", "timeout_s = 5\ndescription", "route.timeout_s"),
+            ("description", "colour = 1\ndescription", "colour"),
+        ] {
+            let said_now = parse(&LIST.replacen(from, to, 1)).unwrap_err();
+            assert!(said_now.contains(said), "{to}: {said_now}");
+        }
+    }
+
+    #[test]
+    fn a_path_fits_in_one_way_or_not_at_all() {
+        let city = Pattern::parse("/weather/{city}").unwrap();
+        for (path, fits) in [
+            ("/weather/bern", true),
+            ("/weather/b%C3%A4rn", true),
+            ("/%77eather/bern", true),
+            ("/weather/", false),
+            ("/weather/bern/", false),
+            ("/weather/bern/now", false),
+            ("/weather", false),
+        ] {
+            assert_eq!(city.fits(&plain(path).unwrap()), fits, "{path}");
+        }
+        for path in [
+            "//weather/bern",
+            "/weather//bern",
+            "/weather/../admin",
+            "/weather/%2e%2e",
+            "/weather/a%2Fb",
+            "/weather/a%252Fb",
+            "/weather/a\\b",
+            "/weather/a;b",
+            "/weather/%00",
+            "/weather/%zz",
+            "/weather/%+1",
+            "/weather/%f",
+            "/weather/%ff",
+            "weather/bern",
+            "*",
+        ] {
+            assert_eq!(plain(path), None, "{path}");
+        }
+        let rest = Pattern::parse("/files/{*rest}").unwrap();
+        assert!(rest.fits("/files/a/b/c") && rest.fits("/files/a") && !rest.fits("/filesa"));
+        assert!(Pattern::parse("/").unwrap().fits("/"));
+    }
+}

@@ -1,0 +1,156 @@
+//! A reverse proxy behind the paywall: one upstream, everything bounded, nothing of the payment passed on.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::Request,
+    response::Response,
+};
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tower::{Layer as _, Service};
+use tracing::warn;
+use url::Url;
+
+use super::{Gate, Paywall, Sale, answer, sell};
+use crate::refusal::{Code, Refusal};
+
+/// Longest time to connect.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest time between two pieces of an answer.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The upstream's URL.
+    #[error("upstream `{0}`: write it like http://127.0.0.1:9000, without a query")]
+    Upstream(String),
+    /// The HTTP client.
+    #[error("no HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Passes requests to one upstream. Cheap to clone.
+#[derive(Clone)]
+pub struct Proxy {
+    client: reqwest::Client,
+    /// Without a trailing slash.
+    upstream: Arc<str>,
+    /// Scheme that buyers use.
+    scheme: HeaderValue,
+    most: usize,
+}
+
+impl Proxy {
+    /// Makes a proxy to `upstream`, an `http://` or `https://` URL whose path is put before every path.
+    ///
+    /// # Errors
+    /// [`ProxyError`].
+    pub fn new(paywall: &Paywall, upstream: &Url) -> Result<Self, ProxyError> {
+        let is_plain = matches!(upstream.scheme(), "http" | "https")
+            && upstream.has_host()
+            && upstream.query().is_none()
+            && upstream.fragment().is_none();
+        if !is_plain {
+            return Err(ProxyError::Upstream(upstream.to_string()));
+        }
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        let scheme = paywall.list().public_origin.split(':').next().unwrap_or("http");
+        Ok(Self {
+            client,
+            upstream: upstream.as_str().trim_end_matches('/').into(),
+            scheme: HeaderValue::from_str(scheme).unwrap_or(HeaderValue::from_static("http")),
+            most: paywall.list().limits.request_bytes,
+        })
+    }
+
+    /// Puts it behind the paywall.
+    #[must_use]
+    pub fn behind(self, paywall: &Paywall) -> Gate<Self> {
+        paywall.layer(self)
+    }
+
+    async fn pass(self, request: Request) -> Response {
+        let path = request.uri().path().to_owned();
+        match self.try_pass(request).await {
+            Ok(response) => response,
+            Err(refusal) => answer::refuse(refusal, &path),
+        }
+    }
+
+    async fn try_pass(self, request: Request) -> Result<Response, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let url = Url::parse(&format!("{}{target}", self.upstream))
+            .map_err(|_| Refusal::new(Code::InvalidRequest, "the path cannot be passed on"))?;
+        let body = to_bytes(body, self.most)
+            .await
+            .map_err(|_| Refusal::new(Code::BodyTooLarge, "the body is too large, or broke off"))?;
+        self.forward(&mut parts.headers, parts.extensions.get::<Sale>());
+        let sent = self.client.request(parts.method, url).headers(parts.headers).body(body);
+        let answer = sent.send().await.map_err(|error| {
+            // Its URL is inside: not for buyers.
+            warn!(%error, "upstream");
+            Refusal::new(
+                Code::BadGateway,
+                "what is sold here cannot be reached; nothing was charged",
+            )
+            .retry_after(5)
+        })?;
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = answer.headers().clone();
+        answer::strip_hops(response.headers_mut());
+        let (head, ()) = response.into_parts();
+        let pieces = stream::try_unfold(answer, |mut answer| async move {
+            let piece: Option<Bytes> = answer.chunk().await?;
+            Ok::<_, reqwest::Error>(piece.map(|piece| (piece, answer)))
+        });
+        Ok(Response::from_parts(head, Body::from_stream(pieces)))
+    }
+
+    /// Makes a buyer's headers those of a request to the upstream.
+    fn forward(&self, headers: &mut HeaderMap, sale: Option<&Sale>) {
+        answer::strip_hops(headers);
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::EXPECT);
+        if let Some(host) = headers.remove(header::HOST) {
+            headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+        }
+        headers.insert(HeaderName::from_static("x-forwarded-proto"), self.scheme.clone());
+        let Some(sale) = sale else { return };
+        for (name, value) in [(sell::SALE, sale.id.clone()), (sell::PAYER, sale.payer_field())] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
+
+impl Service<Request> for Proxy {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.pass(request).await) })
+    }
+}

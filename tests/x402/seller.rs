@@ -1,0 +1,290 @@
+//! The paywall before a real upstream: official clients pay once for what they get, copies and tampered
+//! payments get nothing more, and a kill between any two steps neither charges nor serves twice.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy::signers::local::PrivateKeySigner;
+use axum::{Router, extract::Request, http::StatusCode};
+use bursar::x402::{self, PaymentPayload, PaymentRequired, exact::Authorization};
+use serde_json::{Value, json};
+
+use super::desk::{fields, payer, signed};
+use crate::support::{Official, Plan, World, wait_for};
+
+/// What is sold, and how often it was made.
+struct Shop {
+    url: String,
+    made: Arc<AtomicU64>,
+}
+
+impl Shop {
+    /// Lets the next daemon of a world sell what an upstream here makes: `/paid` and `/slow` for 0.01
+    /// USDC to the wallet, `/fail` for the same, which fails.
+    async fn open(world: &mut World) -> Self {
+        let made = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&made);
+        let upstream = Router::new().fallback(move |request: Request| {
+            let count = Arc::clone(&count);
+            async move {
+                let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+                let path = request.uri().path().to_owned();
+                if path == "/slow" {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
+                let payer = request.headers().get("bursar-payer");
+                let payer = payer.map(|value| value.to_str().unwrap().to_owned());
+                let body = json!({ "number": number, "headers": names, "payer": payer });
+                let status = if path == "/fail" { 500 } else { 200 };
+                (StatusCode::from_u16(status).unwrap(), axum::Json(body))
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let behind = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, upstream).await.unwrap() });
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut list = format!("listen = \"{listen}\"\npublic_origin = \"http://{listen}\"\n");
+        for path in ["/paid", "/slow", "/fail"] {
+            list += &format!(
+                "[[route]]\npath = \"{path}\"\nmethods = [\"GET\", \"POST\"]\nprice = \"0.01\"\n\
+                 description = \"one answer\"\n"
+            );
+        }
+        let file = world.card.config.with_file_name("prices.toml");
+        std::fs::write(&file, list).unwrap();
+        world.env.push(("BURSAR_PAYWALL", file.into()));
+        world.env.push(("BURSAR_UPSTREAM", behind.into()));
+        Self { url: format!("http://{listen}"), made }
+    }
+
+    fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    /// Asks until somebody listens.
+    async fn get(&self, path: &str, headers: &[(&str, String)]) -> reqwest::Response {
+        let url = format!("{}{path}", self.url);
+        wait_for("the paywall", async || {
+            let mut request = reqwest::Client::new().get(&url);
+            for (name, value) in headers {
+                request = request.header(*name, value);
+            }
+            request.send().await.ok()
+        })
+        .await
+    }
+
+    /// A payment for a path, as a header's value; what is signed can be edited.
+    async fn payment(
+        &self,
+        path: &str,
+        key: &PrivateKeySigner,
+        edit: impl FnOnce(&mut Authorization),
+    ) -> String {
+        let answer = self.get(path, &[]).await;
+        assert_eq!(answer.status(), 402);
+        let offered = answer.headers()[x402::PAYMENT_REQUIRED].to_str().unwrap();
+        let offered: PaymentRequired = x402::decode(offered).unwrap();
+        let payload = signed(key, key.address(), &offered.accepts[0], edit);
+        let payment = PaymentPayload::v2(&offered, &offered.accepts[0], fields(&payload));
+        x402::encode(&payment).unwrap()
+    }
+
+    async fn pay(&self, path: &str, payment: &str) -> (u16, Value, bool) {
+        let answer = self.get(path, &[(x402::PAYMENT_SIGNATURE, payment.to_owned())]).await;
+        let status = answer.status().as_u16();
+        let receipt = answer.headers().contains_key(x402::PAYMENT_RESPONSE);
+        (status, answer.json().await.unwrap_or_default(), receipt)
+    }
+}
+
+/// Waits until no sale is on its way, and reads what each state has.
+async fn sales(world: &World) -> Vec<(String, i64)> {
+    let pool = world.tables().await;
+    let found = wait_for("sales that have ended", async || {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT state, CAST(COUNT(*) AS BIGINT) FROM sale GROUP BY state ORDER BY state",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        let is_open = |state: &str| ["open", "served", "settled"].contains(&state);
+        (!rows.iter().any(|(state, _)| is_open(state))).then_some(rows)
+    })
+    .await;
+    let posted: (i64,) = sqlx::query_as(
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger_transfer
+         WHERE debit LIKE 'sales:%' AND credit = 'wallet' AND state = 'posted'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let sold = found.iter().find(|(state, _)| state == "final").map_or(0, |(_, count)| *count);
+    assert_eq!(posted.0, sold * 10_000, "the ledger has what was sold");
+    pool.close().await;
+    found
+}
+
+#[tokio::test]
+async fn official_buyers_pay_once_for_what_they_get() {
+    let mut world = Plan::new().twin().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let wallet = world.card.wallet;
+    let start = world.chain.usdc_of(wallet).await;
+    let asked: Value = shop.get("/paid", &[]).await.json().await.unwrap();
+    assert_eq!(asked["cost"], "0.01");
+    assert_eq!(asked["recipient"], wallet.to_checksum(None));
+    assert_eq!(asked["payment_mechanism"], json!(["x402", "mpp"]));
+    assert_eq!(asked["resource_description"], "one answer");
+
+    let (x402, v1, mppx) = tokio::join!(
+        Official::buyer(&world, "x402"),
+        Official::buyer(&world, "v1"),
+        Official::buyer(&world, "mppx")
+    );
+    let mut sold = 0;
+    for (buyer, receipt) in [
+        (&x402, x402::PAYMENT_RESPONSE),
+        (&v1, x402::X_PAYMENT_RESPONSE),
+        (&mppx, "payment-receipt"),
+    ] {
+        let had = world.chain.usdc_of(buyer.address()).await;
+        let order = json!({
+            "url": format!("{}/paid?a=1", shop.url), "method": "POST", "body": "hello",
+            "headers": { "bursar-payer": "account=\"0xevil\"", "bursar-sale": "x" },
+        });
+        let answer = buyer.ask(order).await;
+        assert_eq!(answer["status"], 200, "{answer}");
+        assert!(answer["headers"][receipt].is_string(), "{answer}");
+        assert_eq!(answer["headers"]["cache-control"], "private");
+        sold += 1;
+        assert_eq!(shop.made(), sold);
+        let seen: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        let names = seen["headers"].as_array().unwrap();
+        for name in [x402::PAYMENT_SIGNATURE, x402::X_PAYMENT, "authorization"] {
+            assert!(!names.contains(&json!(name)), "{name} went on: {seen}");
+        }
+        let who = format!("account=\"{}\"", buyer.address());
+        let said = seen["payer"].as_str().unwrap();
+        assert!(said.starts_with(&who) && said.ends_with("wallet-type=\"eoa\""), "{said}");
+        assert_eq!(world.chain.usdc_of(buyer.address()).await, had - 10_000);
+        assert_eq!(world.chain.usdc_of(wallet).await, start + sold * 10_000);
+        // The very same request again: the very same answer, nothing made, nothing charged.
+        let again = buyer.ask(json!({ "again": true })).await;
+        assert_eq!((&again["status"], &again["body"]), (&answer["status"], &answer["body"]));
+        assert_eq!((shop.made(), world.chain.usdc_of(buyer.address()).await), (sold, had - 10_000));
+    }
+    // What fails is not charged, by whatever protocol.
+    for buyer in [&x402, &v1, &mppx] {
+        let had = world.chain.usdc_of(buyer.address()).await;
+        let answer = buyer.ask(json!({ "url": format!("{}/fail", shop.url) })).await;
+        assert_eq!(answer["status"], 500, "{answer}");
+        assert_eq!(world.chain.usdc_of(buyer.address()).await, had);
+    }
+    assert_eq!(sales(&world).await, [("final".to_owned(), 3), ("void".to_owned(), 3)]);
+    let (code, text) = world.bursar(&["sales", "--json"]);
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &told["routes"][0]["route"]), (0, &json!("/fail")), "{text}");
+    let paid = &told["routes"][1];
+    assert_eq!((&paid["revenue"], &paid["posted"]), (&json!("0.03"), &json!("0.03")), "{text}");
+    assert_eq!((&paid["sold"], &told["routes"][0]["unpaid"]), (&json!(3), &json!(3)), "{text}");
+    assert_eq!(told["sales"].as_array().unwrap().len(), 6);
+    let (code, text) = world.bursar(&["reconcile"]);
+    assert!(code == 0 && text.contains("/paid"), "{text}");
+}
+
+#[tokio::test]
+async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let buyer = Official::buyer(&world, "x402").await;
+    let answer = buyer.ask(json!({ "url": format!("{}/paid", shop.url) })).await;
+    assert_eq!((&answer["status"], shop.made()), (&json!(200), 1), "{answer}");
+
+    // Copies at the same time: made once, charged once, answered alike.
+    let key = payer(&world).await;
+    let payment = shop.payment("/slow", &key, |_| ()).await;
+    let copies = futures_util::future::join_all((0..4).map(|_| shop.pay("/slow", &payment))).await;
+    for copy in &copies {
+        assert_eq!((copy.0, &copy.1, copy.2), (200, &copies[0].1, true));
+    }
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (2, 990_000));
+    // The same payment for something else.
+    assert_eq!(shop.pay("/paid", &payment).await.0, 409);
+    assert_eq!(shop.pay("/slow?more", &payment).await.0, 409);
+    // What a chain shows of it is not enough to see the answer.
+    let mut seen: Value = x402::decode(&payment).unwrap();
+    seen["accepted"]["extra"]["ticket"] = json!("guessed");
+    assert_eq!(shop.pay("/slow", &x402::encode(&seen).unwrap()).await.0, 409);
+    seen["payload"]["signature"] = json!(format!("0x{}", "11".repeat(65)));
+    assert_eq!(shop.pay("/slow", &x402::encode(&seen).unwrap()).await.0, 409);
+
+    // Tampered with, or good for less: an offer and nothing else.
+    for edit in [
+        (|signed: &mut Authorization| signed.value = alloy::primitives::U256::from(9_999))
+            as fn(&mut _),
+        |signed| signed.to = signed.from,
+        |signed| signed.valid_before = alloy::primitives::U256::from(1),
+    ] {
+        let payment = shop.payment("/paid", &key, edit).await;
+        let (status, ..) = shop.pay("/paid", &payment).await;
+        assert!([400, 402].contains(&status), "{status}");
+    }
+    let mut cheaper: Value = x402::decode(&shop.payment("/paid", &key, |_| ()).await).unwrap();
+    cheaper["accepted"]["amount"] = json!("1");
+    assert_eq!(shop.pay("/paid", &x402::encode(&cheaper).unwrap()).await.0, 402);
+    assert_eq!(shop.pay("/paid", "no base64!").await.0, 400);
+    for path in ["//paid", "/paid%2f", "/else/..%2fpaid", "/else"] {
+        let status = shop.pay(path, &payment).await.0;
+        assert!([400, 404].contains(&status), "{path}: {status}");
+    }
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (2, 990_000));
+    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 20_000);
+    assert_eq!(sales(&world).await, [("final".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn a_kill_between_two_steps_neither_serves_nor_charges_twice() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    // Where it dies, how often it was made by then, what the same payment finds, what it cost.
+    for (place, made, status, cost) in [
+        ("sale.opened", 0, 409, 0),
+        ("sale.served", 1, 200, 10_000),
+        ("settlement.committed", 1, 200, 10_000),
+        ("sale.settled", 1, 200, 10_000),
+    ] {
+        world.restart_with(place).await;
+        let key = payer(&world).await;
+        let before = shop.made();
+        let payment = shop.payment("/paid", &key, |_| ()).await;
+        let url = format!("{}/paid", shop.url);
+        let lost = reqwest::Client::new().get(url).header(x402::PAYMENT_SIGNATURE, &payment);
+        assert!(lost.send().await.is_err(), "{place}");
+        world.died().await;
+        assert_eq!(shop.made(), before + made, "{place}");
+        world.restart().await;
+        let (now, receipt) = wait_for("the sale's end", async || {
+            let (status, _, receipt) = shop.pay("/paid", &payment).await;
+            (status != 503).then_some((status, receipt))
+        })
+        .await;
+        assert_eq!((now, receipt), (status, status == 200), "{place}");
+        assert_eq!(shop.made(), before + made, "{place}");
+        assert_eq!(world.chain.usdc_of(key.address()).await, 1_000_000 - cost, "{place}");
+        sales(&world).await;
+        world.kill();
+    }
+    world.restart().await;
+    assert_eq!(sales(&world).await, [("closed".to_owned(), 1), ("final".to_owned(), 3)]);
+}
