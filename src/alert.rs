@@ -59,6 +59,9 @@ kinds! {
     Loop = "loop";
     /// Chain and books differ. Subject: what differs.
     Reconciliation = "reconciliation";
+    /// The store is older than what was done with its keys. Subject: `until` while that is waited
+    /// for, `found` while transfers wait for an operator's word.
+    Restored = "restored";
     /// An endpoint takes no webhooks. Subject: its name.
     Webhook = "webhook";
 }

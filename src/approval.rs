@@ -12,6 +12,7 @@ use crate::{
     engine::{EngineError, Inner},
     intake::Message,
     payment::{Event, PaymentId, State},
+    reconcile::restored,
     refusal::{Code, Refusal},
     store::{ApprovalRow, PaymentRow},
     view::{ApprovalView, PaymentView, SignatureBody},
@@ -129,6 +130,9 @@ pub(crate) async fn reject(
         return Err(Refusal::new(Code::InvalidPayment, "reason must be 1 to 500 bytes")
             .hint("say why: the agent and the audit log will see it"));
     }
+    if let Some(state) = inner.restored().filter(|state| !state.is_settled) {
+        return Err(restored::settling(inner, &state, state.until_s));
+    }
     let mut store = inner.store.begin().await?;
     let mut payment = store.payment(id).await?.ok_or_else(|| not_waiting(id))?;
     if payment.state != State::AwaitingApproval {
@@ -150,6 +154,10 @@ pub(crate) async fn reject(
 
 /// Ends what has waited too long for its quorum.
 pub(crate) async fn expire(inner: &Inner) -> Result<(), EngineError> {
+    if inner.is_settling() {
+        // It may have been paid.
+        return Ok(());
+    }
     let now_ms = inner.clock.now_ms();
     for payment in inner.store.payments_waiting(LISTED).await? {
         if payment.expires_ms > now_ms {

@@ -38,6 +38,7 @@ use crate::{
     notify,
     payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
     policy,
+    reconcile::Restored,
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
     seller::{self, Paywall, PaywallError, PriceList},
@@ -200,8 +201,10 @@ pub(crate) struct Inner {
     /// Notes about strangers in this second: unix seconds, and how many.
     pub strangers: Mutex<(u64, u32)>,
     pub relayers: Vec<PrivateKeySigner>,
-    /// High half of the wallet's nonces: drawn once for each store, so that a new store on an old
-    /// wallet does not walk through spent nonces.
+    /// What is to be settled of a store that was restored from a backup.
+    pub restored: Mutex<Option<Restored>>,
+    /// High half of the wallet's nonces: drawn once for each store, and anew where it is older than
+    /// what was done with its keys, so that it does not walk through spent nonces.
     pub nonce_epoch: u128,
 }
 

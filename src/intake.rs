@@ -32,6 +32,7 @@ use crate::{
     payment::{AgentId, Context, PaymentId, PaymentRequest, State},
     policy::{Decision, Facts, Judgement},
     pulse,
+    reconcile::restored,
     refusal::{Code, Refusal},
     store::{ApprovalRow, EscrowRow, PaymentRow, StoreError, Tx},
     view::{RuleTrace, Simulation, Verdict},
@@ -254,6 +255,15 @@ impl Request {
                 Some(Facts { payee: payout.to, amount, overrides: 0 })
             })
             .collect()
+    }
+
+    /// Is it the request of this payment? Of one that was found on the chain nobody knows more than
+    /// who got how much.
+    fn is_of(&self, payment: &PaymentRow) -> bool {
+        if payment.is_found() {
+            return (payment.payee, payment.amount) == (self.payee, self.amount);
+        }
+        payment.fingerprint == self.fingerprint
     }
 
     /// The key its payment is stored under.
@@ -499,7 +509,7 @@ impl<'a> Group<'a> {
             return Ok(Err(replayed()));
         }
         if let Some(earlier) = self.known.get(&(agent.clone(), key.clone())) {
-            if requests.iter().any(|request| request.fingerprint != earlier.fingerprint) {
+            if !requests.iter().all(|request| request.is_of(earlier)) {
                 self.drafts.push(
                     Draft::new(EventKind::PaymentDenied, actor)
                         .agent(agent)
@@ -517,6 +527,15 @@ impl<'a> Group<'a> {
                 (State::Denied, Some(refusal)) => Err(refusal.clone()),
                 _ => Ok(Accepted { payment: inner.view(earlier), fresh: false }),
             });
+        }
+
+        if let Some(refusal) = self.unsettled(tx, submit).await? {
+            self.drafts.push(
+                Draft::new(EventKind::PaymentDenied, actor)
+                    .agent(agent)
+                    .data(json!({ "code": refusal.code, "key": key })),
+            );
+            return Ok(Err(refusal));
         }
 
         // A job is accepted whole or not at all: what this request adds is kept apart until the end.
@@ -550,6 +569,31 @@ impl<'a> Group<'a> {
         self.accepted.append(&mut made.accepted);
         self.escrows.append(&mut made.escrows);
         Ok(Ok(Accepted { payment, fresh: true }))
+    }
+
+    /// Refuses what a restored store cannot promise: anything while what was signed before can still
+    /// run, and then what the chain has and nobody has said for whom it was.
+    async fn unsettled(&self, tx: &mut Tx, submit: &Submit) -> Result<Option<Refusal>, StoreError> {
+        let inner = self.inner;
+        let Some(state) = inner.restored() else { return Ok(None) };
+        if !state.is_settled {
+            return Ok(Some(restored::settling(inner, &state, state.until_s)));
+        }
+        // The signature of an opening lives longer.
+        let openings_s = state.until_s + OPENING_TTL_S + inner.config.submit.signature_ttl_s;
+        for request in &submit.requests {
+            if request.escrow.is_some() && inner.head_time_s() <= openings_s {
+                return Ok(Some(restored::settling(inner, &state, openings_s)));
+            }
+            let (agent, payee, amount) = (&submit.agent, request.payee, request.amount);
+            if state.undecided.iter().any(|one| one.is_of(agent, payee, amount)) {
+                return Ok(Some(restored::may_be_paid(None)));
+            }
+            if let Some(found) = tx.found_like(agent, payee, amount).await? {
+                return Ok(Some(restored::may_be_paid(Some(found))));
+            }
+        }
+        Ok(None)
     }
 
     /// Decides one payment of a request.

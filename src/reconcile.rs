@@ -8,16 +8,19 @@
 //! new at each head, and a difference becomes a [`Finding`](crate::store::Finding): stored, told in
 //! the audit log, and cleared when it is gone.
 
+mod attribute;
 mod chain;
 mod escrows;
 mod explain;
 mod found;
 mod report;
+pub(crate) mod restored;
 pub(crate) mod watch;
 
 pub use self::{
     escrows::{EscrowLine, Escrows},
     report::{Movement, PayeeLine, Report, reconcile},
+    restored::{Restored, Undecided, Word},
     watch::Mark,
 };
 

@@ -77,6 +77,8 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", 409, "Idempotency key reused";
     /// The object's state does not allow it.
     Conflict = "conflict", 409, "Conflict";
+    /// The store was restored from a backup, and the chain has a payment like this one.
+    MaybePaid = "maybe_paid", 409, "May have been paid";
     /// Readable, but not something this wallet can do (currency, unknown category).
     Unprocessable = "unprocessable", 422, "Unprocessable request";
     /// No such object, or not the caller's.

@@ -43,7 +43,10 @@ use crate::{
     payment::AgentId,
     policy::{Categories, CategoriesError, Facts, Outcome, Policy, PolicyError, Usage},
     pulse::{self, Guard, Pulse},
-    reconcile,
+    reconcile::{
+        self,
+        restored::{NONCE_EPOCH, notice},
+    },
     rpc::{Rpc, RpcError},
     seller::{self, PaywallError, PriceList, Proxy, ProxyError},
     store::{AgentRow, Store, StoreError, StoreLock},
@@ -363,6 +366,8 @@ pub(crate) async fn wake(
     let relayers = (0..config.submit.relayers)
         .map(|j| keys.relayer(j))
         .collect::<Result<Vec<_>, KeyError>>()?;
+    let addresses: Vec<Address> = relayers.iter().map(|relayer| relayer.address()).collect();
+    let restored = notice(&config, &store, &rpc, (&keys, &clock), &addresses).await?;
     let nonce_epoch = nonce_epoch(&store).await?;
 
     let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
@@ -394,6 +399,7 @@ pub(crate) async fn wake(
         webhooks,
         strangers: std::sync::Mutex::default(),
         relayers,
+        restored: std::sync::Mutex::new(restored),
         nonce_epoch,
         config,
     });
@@ -592,13 +598,12 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
 }
 
 async fn nonce_epoch(store: &Store) -> Result<u128, StartError> {
-    const KEY: &str = "nonce_epoch";
     let mut tx = store.begin().await?;
-    if let Some(text) = tx.meta(KEY).await? {
+    if let Some(text) = tx.meta(NONCE_EPOCH).await? {
         return text.parse().map_err(|_| StoreError::corrupt("meta.nonce_epoch", text).into());
     }
     let epoch = rand::random::<u64>();
-    tx.set_meta(KEY, &epoch.to_string()).await?;
+    tx.set_meta(NONCE_EPOCH, &epoch.to_string()).await?;
     tx.commit().await?;
     Ok(epoch.into())
 }

@@ -10,6 +10,7 @@ mod devnet;
 mod doctor;
 mod escrow;
 mod fetch;
+mod found;
 mod freeze;
 mod init;
 mod pay;

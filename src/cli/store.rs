@@ -8,16 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use alloy::primitives::B256;
 use clap::{Args as ClapArgs, Subcommand};
 use futures_util::StreamExt as _;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use serde_json::json;
 
-use super::{CliError, Kind, audit, table::table};
+use super::{CliError, Kind, audit, found, table::table};
 use crate::{
     audit::Verifier,
     clock::{self, Clock},
     config::{Config, days_before},
+    payment::PaymentId,
+    reconcile::restored::FROM_BACKUP,
     store::{BackupError, Pruned, Store, StoreError, check_backup},
 };
 
@@ -68,11 +71,48 @@ enum Command {
     /// Put a backup into an empty store: all of it or nothing.
     ///
     /// The file's checksum is verified before, the audit log's chain after. The daemon takes up from
-    /// there at its next start, and what the chain knows since then is found again. Never start a
+    /// there at its next start: it waits until nothing can run that was signed since, books what the
+    /// chain has, and asks (`bursar store found`) about what the store forgot. Never start a
     /// daemon on the old store and one on the restored one: they would share keys.
     Restore {
         /// The file that `bursar store backup` made.
         file: PathBuf,
+        /// No daemon has run since the backup was made: nothing is waited for at the next start.
+        #[arg(long)]
+        cold: bool,
+    },
+    /// List what the chain has and a restored store forgot.
+    ///
+    /// After a restore the daemon waits until nothing signed before can run (submit.signature_ttl_s),
+    /// then books from the chain what no payment explains. Until you say what one of these was,
+    /// requests of the same agent, payee and amount are refused (`maybe_paid`). Do you not know any of
+    /// them? Freeze first.
+    Found {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that nobody will ask for found payments again: requests like them are paid from now on.
+    Acknowledge {
+        /// Found payments (pay_…), or transactions (0x…) whose transfers are none of the payments
+        /// that wait: these become found payments.
+        #[arg(required_unless_present = "all")]
+        what: Vec<String>,
+        /// Every found payment.
+        #[arg(long, conflicts_with = "what")]
+        all: bool,
+    },
+    /// Say which request a transfer was.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Match {
+        /// With --key, the found payment; with --transaction, a payment that waits.
+        payment: PaymentId,
+        /// The idempotency key of the agent's request: sent again, it finds this payment.
+        #[arg(long, group = "which")]
+        key: Option<String>,
+        /// The transaction that paid it.
+        #[arg(long, group = "which")]
+        transaction: Option<B256>,
     },
 }
 
@@ -87,7 +127,12 @@ pub fn run(args: Args) -> Result<(), CliError> {
             Command::Info { json } => info(&config, json).await,
             Command::Prune { older_than, json } => prune(&config, older_than, json).await,
             Command::Backup { file } => backup(&config, &file).await,
-            Command::Restore { file } => restore(&config, &file).await,
+            Command::Restore { file, cold } => restore(&config, &file, cold).await,
+            Command::Found { json } => found::list(&config, json).await,
+            Command::Acknowledge { what, all } => found::acknowledge(&config, &what, all).await,
+            Command::Match { payment, key, transaction } => {
+                found::match_with(&config, payment, key.as_deref(), transaction).await
+            }
         }
     })
 }
@@ -107,7 +152,7 @@ impl From<BackupError> for CliError {
     }
 }
 
-fn failed(error: StoreError) -> CliError {
+pub(super) fn failed(error: StoreError) -> CliError {
     CliError::new(Kind::Unreachable, error)
 }
 
@@ -246,7 +291,7 @@ async fn backup(config: &Config, path: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn restore(config: &Config, path: &Path) -> Result<(), CliError> {
+async fn restore(config: &Config, path: &Path, cold: bool) -> Result<(), CliError> {
     let open = || {
         File::open(path).map(|file| BufReader::with_capacity(1 << 20, file)).map_err(|error| {
             CliError::new(Kind::Unreachable, format!("cannot read {}: {error}", path.display()))
@@ -265,6 +310,9 @@ async fn restore(config: &Config, path: &Path) -> Result<(), CliError> {
         progress.tell(format!("{of} rows, {table}"));
     })
     .await?;
+    if !cold {
+        tx.set_meta(FROM_BACKUP, &contents.made_ms.to_string()).await.map_err(failed)?;
+    }
     tx.commit().await.map_err(failed)?;
     let head = store.audit_head().await.map_err(failed)?;
     verify(&store, head.seq, &mut progress).await?;

@@ -26,6 +26,7 @@ use super::{
     chain::{Moves, balance_of, transfers_in},
     explain::{Verdict, explain},
     found::Found,
+    restored,
 };
 use crate::{
     engine::{Inner, Stop},
@@ -121,6 +122,9 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
         if !inner.is_keeper() {
             // Another daemon compares; whoever takes over goes on from its stored mark.
             watch = Watch::default();
+            if let Err(error) = inner.hear_restored().await {
+                warn!(%error, "whether the store is settled could not be read; trying again");
+            }
             continue;
         }
         let Some(head) = inner.head() else { continue };
@@ -204,6 +208,10 @@ impl Watch {
         }
         let confirmations = inner.config.chain.confirmations;
         let Some(last) = (head.height() + 1).checked_sub(confirmations) else { return Ok(()) };
+        if restored::look(inner, &head, last, is_new).await? {
+            // What is unexplained now may be booked before long.
+            return Ok(());
+        }
         if is_new {
             self.fresh(inner, head, last).await?;
             self.seen = Some(head);
@@ -239,7 +247,8 @@ impl Watch {
         }
         let chain = &inner.config.chain;
         let moves = Moves::read_outgoing(chain, &inner.rpc, (from, head.height()), &head).await?;
-        let verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
+        let mut verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
+        restored::spare(inner, &mut verdict);
         let mut found = Found::default();
         found.unexplained(inner, &moves, &verdict, head.height());
         if from == last + 1 {
@@ -395,7 +404,8 @@ impl Watch {
                 self.span = (self.span / 2).max(1);
             }
             let moves = read?;
-            let verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
+            let mut verdict = explain(&inner.store, inner.config.chain.wallet, &moves).await?;
+            restored::spare(inner, &mut verdict);
             let waits = verdict
                 .explained
                 .iter()

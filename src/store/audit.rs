@@ -71,6 +71,18 @@ impl Store {
         })
     }
 
+    /// Reads an entry's hash; `None` if there is no such entry.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn audit_hash(&self, seq: u64) -> Result<Option<B256>, StoreError> {
+        let row = sqlx::query("SELECT hash FROM audit_entry WHERE seq = $1")
+            .bind(seq.cast_signed())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| Ok(hash(&row.try_get::<String, _>(0)?))).transpose()
+    }
+
     /// Reads the whole log in its order, a row at a time.
     pub fn audit(&self) -> impl Stream<Item = Result<Entry, StoreError>> + Send + '_ {
         sqlx::query(

@@ -14,6 +14,7 @@ mod delivery;
 mod escrow;
 mod event;
 mod finding;
+mod found;
 mod lease;
 mod ledger;
 mod many;
@@ -72,6 +73,7 @@ pub use self::{
 
 pub(crate) use self::{
     finding::{Claim, Finalized, InvoicePaid},
+    found::found_key,
     purchase::Bought,
 };
 
@@ -319,7 +321,7 @@ impl Store {
             return Ok(());
         }
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM meta WHERE key = $1").bind(SERVED).execute(&mut *tx.inner).await?;
+        tx.delete_meta(SERVED).await?;
         tx.commit().await
     }
 
@@ -602,6 +604,15 @@ impl Tx {
             .fetch_optional(&mut *self.inner)
             .await?;
         Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Removes a setting.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) async fn delete_meta(&mut self, key: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM meta WHERE key = $1").bind(key).execute(&mut *self.inner).await?;
+        Ok(())
     }
 
     /// Writes a setting.

@@ -178,6 +178,16 @@ const TAKEN: Many = Many {
              AND state NOT IN ('denied', 'failed', 'rejected', 'expired')",
 };
 
+/// Found on the chain, and no operator has said yet what it was: see `store/found.rs`.
+pub(super) const FOUND: &str = select!(
+    "WHERE fingerprint = '0x0000000000000000000000000000000000000000000000000000000000000000'
+       AND idempotency_key LIKE '(found) %' ORDER BY id LIMIT $1"
+);
+pub(super) const FOUND_LIKE: &str = "SELECT id FROM payment
+     WHERE fingerprint = '0x0000000000000000000000000000000000000000000000000000000000000000'
+       AND agent_id = $1 AND payee = $2 AND amount = $3 AND idempotency_key LIKE '(found) %'
+     LIMIT 1";
+
 const INSERT: Many = Many {
     head: "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
              amount, reason, context, context_hash, invoice, state, overrides, policy_version,
@@ -253,7 +263,7 @@ pub(super) fn narrow_amount(units: i64) -> Result<Usdc, StoreError> {
     Usdc::try_from(units).map_err(|_| StoreError::corrupt("payment.amount", units))
 }
 
-fn all(rows: &[AnyRow]) -> Result<Vec<PaymentRow>, StoreError> {
+pub(super) fn all(rows: &[AnyRow]) -> Result<Vec<PaymentRow>, StoreError> {
     rows.iter().map(read).collect()
 }
 

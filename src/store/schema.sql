@@ -57,6 +57,9 @@ CREATE INDEX payment_settled ON payment (block_time_s, agent_id, overrides, amou
 -- What reconciliation finds a transfer on chain by, once it is booked.
 CREATE INDEX payment_by_hash ON payment (tx_hash) WHERE state = 'paid';
 CREATE INDEX payment_recent ON payment (created_ms);
+-- Found on the chain after the store was restored from a backup.
+CREATE INDEX payment_found ON payment (agent_id, payee)
+  WHERE fingerprint = '0x0000000000000000000000000000000000000000000000000000000000000000';
 
 -- One row a sender nonce; its attempts are signatures of that one nonce.
 CREATE TABLE tx (

@@ -251,6 +251,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Reads the next nonce of a sender; 0 for one that has sent nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn next_nonce(&self, sender: &str) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT next FROM nonce WHERE sender = $1")
+            .bind(sender)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map_or(Ok(0), |row| unsigned("nonce.next", row.try_get(0)?))
+    }
+}
+
 impl Tx {
     /// Finds the nonces of a sender from `from` up to below `to` that no transaction has, the lowest 16
     /// at most.

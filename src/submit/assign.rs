@@ -78,7 +78,7 @@ pub(crate) async fn some(inner: &Inner) -> Result<bool, EngineError> {
         return Ok(false);
     };
     let now_ms = inner.clock.now_ms();
-    if !inner.may_sign() || !inner.store.is_queued(now_ms).await? {
+    if !inner.may_sign() || inner.is_settling() || !inner.store.is_queued(now_ms).await? {
         return Ok(false);
     }
     // What is signed is read within the turn in which it is signed: another daemon may have taken
@@ -103,6 +103,9 @@ enum Readiness {
 }
 
 fn readiness(inner: &Inner, payment: &PaymentRow, now_ms: i64) -> Readiness {
+    if inner.is_undecided(payment) {
+        return Readiness::Wait;
+    }
     if payment.expires_ms <= now_ms {
         let mut why = payment.refusal.clone().unwrap_or_else(|| {
             Refusal::new(Code::Unavailable, "the chain did not take it in time")
@@ -433,7 +436,7 @@ impl Inner {
 
 impl PaymentRow {
     /// Has it a call of its own, under a signature that was made once?
-    pub(super) const fn has_own_door(&self) -> bool {
+    pub(crate) const fn has_own_door(&self) -> bool {
         self.overrides != 0 || self.escrow.is_some()
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     pulse,
     refusal::{Code, Refusal},
     rpc::{At, Head, RpcError},
-    store::{OpenTx, PaymentRow, Tx},
+    store::{OpenTx, PaymentRow, StoreError, Tx},
 };
 
 /// Transactions that may fail a payment before it is given up.
@@ -112,7 +112,8 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
     let booked = receipts(inner, head, last).await;
     // After the payments: an escrow's money is booked in before it is booked out.
     let escrows = match (&booked, &last) {
-        (Ok(()), Some(last)) => escrow::follow::follow(inner, last).await,
+        // Nor while a restored store's payments may still be booked.
+        (Ok(()), Some(last)) if !inner.is_settling() => escrow::follow::follow(inner, last).await,
         _ => Ok(()),
     };
     booked?;
@@ -631,30 +632,32 @@ async fn reverted(inner: &Inner, open: &OpenTx, block: &Head) -> Result<Outcome,
 }
 
 /// Writes that payments were paid.
-async fn paid(
+pub(crate) async fn paid(
     store: &mut Tx,
     payments: &mut [PaymentRow],
     now_ms: i64,
     drafts: &mut Vec<Draft>,
-) -> Result<(), EngineError> {
+) -> Result<(), StoreError> {
     let moved = store.advance_all(payments, Event::Settled, now_ms).await?;
     if moved != payments.len() as u64 {
         let why = format!("{moved} of {} paid payments were on their way", payments.len());
-        return Err(EngineError::Encode(why));
+        return Err(StoreError::corrupt("payment.state", why));
     }
     store.post(payments, now_ms).await?;
     store.tell_end(EventKind::PaymentFinalized, payments, now_ms).await?;
     for payment in payments {
-        drafts.push(
-            Draft::new(EventKind::PaymentFinalized, "chain")
-                .agent(&payment.agent)
-                .payment(payment.id)
-                .tx(payment.tx_id.as_deref().unwrap_or_default())
-                .data(json!({
-                    "tx": payment.tx_hash, "block": payment.block,
-                    "payee": payment.payee, "amount": payment.amount,
-                })),
-        );
+        let draft = Draft::new(EventKind::PaymentFinalized, "chain")
+            .agent(&payment.agent)
+            .payment(payment.id)
+            .data(json!({
+                "tx": payment.tx_hash, "block": payment.block,
+                "payee": payment.payee, "amount": payment.amount,
+            }));
+        // What was found on the chain was carried by nothing in this store.
+        drafts.push(match payment.tx_id.as_deref() {
+            Some(id) => draft.tx(id),
+            None => draft,
+        });
     }
     Ok(())
 }

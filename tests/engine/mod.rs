@@ -15,6 +15,7 @@ mod node;
 mod payments;
 mod replay;
 mod restart;
+mod restored;
 mod retention;
 mod usdc;
 mod wire;

@@ -92,7 +92,7 @@ async fn a_backup_under_load_is_one_moment_and_a_restored_store_goes_on() {
     fs::write(folder.join("cut.backup"), &whole[..whole.len() - 200]).unwrap();
     let (code, said) = world.bursar(&["store", "restore", text(&folder.join("cut.backup"))]);
     assert_eq!(code, 4, "{said}");
-    let (code, said) = world.bursar(&["store", "restore", text(&file)]);
+    let (code, said) = world.bursar(&["store", "restore", "--cold", text(&file)]);
     assert_eq!(code, 0, "{said}");
     world.restart().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
