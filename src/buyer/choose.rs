@@ -22,7 +22,8 @@ use crate::{
 pub(super) struct Passed {
     pub terms: Terms,
     pub price: Usdc,
-    pub payer: PayerKind,
+    /// Who can pay it, the best first; never empty.
+    pub payers: Vec<PayerKind>,
 }
 
 /// An offer and what was thought of it.
@@ -42,8 +43,10 @@ pub(super) struct Bench<'a> {
     pub asked: &'a Asked,
     pub used: FetchUsed,
     pub now_s: u64,
-    /// Payers that can be used now, the best first.
-    pub payers: &'a [PayerKind],
+    /// Has the agent a float?
+    pub float: bool,
+    /// Did the host let the last coupon lapse? Then it cannot check a contract's signature.
+    pub plain_only: bool,
 }
 
 impl Bench<'_> {
@@ -133,13 +136,34 @@ impl Bench<'_> {
             self.now_s,
         );
         judged?;
-        let Some(payer) = self.payers.first().copied() else {
-            return no(
-                "payer",
-                "nothing can pay it: the agent's policy has no fetch.float".to_owned(),
-            );
-        };
-        Ok(Passed { terms, price, payer })
+        let payers = self.payers(&offer.wire, &terms, price);
+        if payers.is_empty() {
+            let detail = "nothing can pay it: no coupon of the wallet is good for it, and the \
+                          agent's policy has no fetch.float";
+            return no("payer", detail);
+        }
+        Ok(Passed { terms, price, payers })
+    }
+
+    /// Who can pay it. The wallet itself comes first: its limits are on chain, and a float is money
+    /// that a stolen key of it could take.
+    fn payers(&self, wire: &Wire, terms: &Terms, price: Usdc) -> Vec<PayerKind> {
+        // MPP's sellers recover an account from the signature; a contract has none.
+        let takes_contract = !matches!(wire, Wire::Mpp(_)) && !(self.plain_only && self.float);
+        // What is counted by payee cannot be counted while the token asks: the contract says no.
+        let counts = self
+            .book
+            .payees
+            .get(&terms.pay_to)
+            .is_some_and(|known| known.record.cap.is_some() || known.record.cooldown_s != 0);
+        let known = self.book.agents.get(self.agent);
+        let fits = known.is_some_and(|known| {
+            let within = known.chain.as_ref().is_some_and(|chain| price <= chain.ceiling);
+            within && !known.coupons.fitting(price.units()).is_empty()
+        });
+        let coupon = takes_contract && !counts && fits;
+        let all = [(PayerKind::Coupon, coupon), (PayerKind::Float, self.float)];
+        all.into_iter().filter_map(|(kind, can)| can.then_some(kind)).collect()
     }
 }
 
@@ -203,7 +227,7 @@ pub(super) fn views(judged: &[Judged], chosen: Option<B256>) -> Vec<OfferView> {
                 price: passed.map_or_else(|| offer.price.clone(), |p| p.price.to_string()),
                 pay_to: offer.pay_to.clone(),
                 quote: offer.quote,
-                payer: passed.map(|passed| passed.payer),
+                payer: passed.and_then(|passed| passed.payers.first().copied()),
                 chosen: passed.is_some() && chosen == Some(offer.quote),
                 refusal: verdict.as_ref().err().cloned(),
             }

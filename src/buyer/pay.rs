@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::ChainConfig,
+    contract::coupon,
     mpp,
     payment::{AgentId, PaymentId},
     refusal::{Code, Refusal},
@@ -28,7 +29,7 @@ const METADATA: HeaderName = HeaderName::from_static("payer-metadata");
 /// Name of the extension by which sellers recognise a repeated payment.
 const IDENTIFIER: &str = "payment-identifier";
 /// Seconds that an authorization is good for at least: facilitators want some left at the end.
-const LEAST_S: u64 = 10;
+pub(super) const LEAST_S: u64 = 10;
 
 /// A signed payment.
 #[derive(Clone, Debug)]
@@ -92,6 +93,43 @@ pub(super) fn by_float(
     let payload = exact::Payload { signature: signature.as_bytes().into(), authorization };
     let header = travel(offer, passed, payload, id)?;
     Ok(Signed { payer: key.address(), nonce, valid_before_s, header })
+}
+
+/// One of the wallet's single-use coupons: it is good within its period, for whatever its class is
+/// good for, once.
+pub(super) struct Coupon {
+    /// The agent's.
+    pub key: PrivateKeySigner,
+    pub period: u64,
+    pub index: U256,
+    /// The period's first second, and the first of the next.
+    pub from_s: u64,
+    pub to_s: u64,
+}
+
+/// Signs a transfer from the wallet, which its contract accepts when the token asks it (ERC-1271).
+pub(super) fn by_coupon(
+    wallet: Address,
+    coupon: &Coupon,
+    domain: B256,
+    (offer, passed): (&Offer, &Passed),
+    end_s: u64,
+    id: PaymentId,
+) -> Result<Signed, Refusal> {
+    let valid_before_s = end_s.min(coupon.to_s);
+    let nonce = coupon::nonce(coupon.key.address(), coupon.period, coupon.index);
+    let authorization = exact::Authorization {
+        from: wallet,
+        to: passed.terms.pay_to,
+        value: passed.terms.amount,
+        valid_after: U256::from(coupon.from_s),
+        valid_before: U256::from(valid_before_s),
+        nonce,
+    };
+    let signature = coupon.key.sign_hash_sync(&digest(&authorization, domain)).map_err(fault)?;
+    let signature = coupon::blob(&authorization.message(), coupon.index, &signature);
+    let header = travel(offer, passed, exact::Payload { signature, authorization }, id)?;
+    Ok(Signed { payer: wallet, nonce, valid_before_s, header })
 }
 
 /// What a signature of the token's domain covers (EIP-712), by the domain's separator.

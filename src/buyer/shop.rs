@@ -16,21 +16,23 @@ use super::{
     choose::{self, Bench, Judged, Passed},
     float,
     offer::{self, Offer, Quote},
-    pay::{self, Signed},
+    pay::{self, Coupon, Signed},
     show::receipt,
     web::{NoAnswer, Reply, Web, WebError},
 };
 use crate::{
     audit::{Draft, EventKind},
     config::FetchConfig,
-    contract::IUsdc,
+    contract::{IUsdc, coupon},
     crash::{self, Point},
     engine::Inner,
-    intake, mpp,
+    intake,
+    money::Usdc,
+    mpp,
     payment::{AgentId, Context, FundsMoved, PaymentId},
     policy::{FetchLimits, FetchUsed},
     refusal::{Code, Refusal},
-    store::{PurchaseRow, StoreError},
+    store::{PurchaseRow, StoreError, Tx},
     x402::{self, SettleResponse},
 };
 
@@ -243,11 +245,6 @@ impl Purchase<'_> {
         Ok(self.inner.store.bought_since(self.agent, &self.asked.host, since).await?)
     }
 
-    /// Payers that can be used at this host, the best first.
-    fn payers(limits: &FetchLimits) -> Vec<PayerKind> {
-        limits.float.map(|_| PayerKind::Float).into_iter().collect()
-    }
-
     async fn judge(
         &self,
         offers: Vec<Offer>,
@@ -255,7 +252,8 @@ impl Purchase<'_> {
     ) -> Result<Vec<Judged>, Refusal> {
         let inner = self.inner;
         let (domain, used) = (inner.shop.domain(inner).await?, self.used().await?);
-        let payers = Self::payers(limits);
+        let (host, coupon) = (self.asked.host.as_str(), PayerKind::Coupon);
+        let last = inner.store.last_end_at(self.agent, host, coupon).await?;
         let now_s = inner.now_s();
         let book = inner.book();
         let bench = Bench {
@@ -266,7 +264,8 @@ impl Purchase<'_> {
             asked: self.asked,
             used,
             now_s,
-            payers: &payers,
+            float: limits.float.is_some(),
+            plain_only: last == Some(PurchaseState::Unpaid),
         };
         Ok(bench.judge(offers))
     }
@@ -301,12 +300,25 @@ impl Purchase<'_> {
             self.failed();
             return Err(choose::refusal(&judged));
         };
-        if passed.payer == PayerKind::Float {
-            let float = self.float_key()?.address();
-            let (need, host) = (passed.price, self.asked.host.as_str());
-            float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
+        let mut signed = None;
+        for payer in &passed.payers {
+            if *payer == PayerKind::Float {
+                let float = self.float_key()?.address();
+                let (need, host) = (passed.price, self.asked.host.as_str());
+                float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
+            }
+            signed = self.sign(key, offer, (passed, *payer), &limits).await?;
+            if signed.is_some() {
+                break;
+            }
         }
-        let row = self.sign(key, offer, passed, &limits).await?;
+        let row = signed.ok_or_else(|| {
+            Refusal::new(Code::DayCapExceeded, "the wallet's coupons of this period are used up")
+                .rule("coupons")
+                .hint(
+                    "wait for the next period, or have the operators grant more, or a fetch.float",
+                )
+        })?;
         crash::at(Point::PurchaseSigned);
         let mut view = self.send(row).await?;
         view.offers = choose::views(&judged, Some(offer.quote));
@@ -324,7 +336,7 @@ impl Purchase<'_> {
             let receipt = Some(receipt(&row, true));
             return Ok(FetchView { answer, receipt, offers: Vec::new() });
         }
-        let now_s = self.inner.clock.now_s();
+        let now_s = self.inner.now_s();
         match row.state {
             PurchaseState::Unpaid => {
                 let why = row.note.as_deref().unwrap_or("the seller never used it");
@@ -348,24 +360,25 @@ impl Purchase<'_> {
         self.inner.keys.float(index).map_err(|error| fault(&error))
     }
 
-    /// Decides for the last time, signs and stores, all in one commit.
+    /// Decides for the last time, signs and stores, all in one commit. `None`: that payer has nothing
+    /// left to pay with.
     async fn sign(
         &self,
         key: &str,
         offer: &Offer,
-        passed: &Passed,
+        (passed, payer_kind): (&Passed, PayerKind),
         limits: &FetchLimits,
-    ) -> Result<PurchaseRow, Refusal> {
+    ) -> Result<Option<PurchaseRow>, Refusal> {
         let (inner, agent, asked) = (self.inner, self.agent, self.asked);
         let domain = inner.shop.domain(inner).await?;
-        let held = match passed.payer {
+        let held = match payer_kind {
             PayerKind::Float => Some(float::balance(inner, self.float_key()?.address()).await?),
             PayerKind::Coupon => None,
         };
         let now_ms = inner.clock.now_ms();
         let mut tx = inner.store.begin().await?;
         if let Some(row) = tx.purchase_of(agent, key).await? {
-            return Ok(row);
+            return Ok(Some(row));
         }
         let used = tx.bought_since(agent, &asked.host, now_ms.saturating_sub(DAY_MS)).await?;
         let context = Context { host: Some(asked.host.clone()), ..Context::default() };
@@ -378,8 +391,8 @@ impl Purchase<'_> {
         };
         inner.shop.breaker().check(self.place(), &limits.loops, inner.clock.now_s())?;
         let id = PaymentId::generate();
-        let end_s = pay::end_s(inner.clock.now_s(), passed, inner.config.fetch.valid_s);
-        let Signed { payer, nonce, valid_before_s, header } = match passed.payer {
+        let end_s = pay::end_s(inner.now_s(), passed, inner.config.fetch.valid_s);
+        let Signed { payer, nonce, valid_before_s, header } = match payer_kind {
             PayerKind::Float => {
                 let float = self.float_key()?;
                 let away = tx.signed_away(float.address()).await?;
@@ -393,7 +406,11 @@ impl Purchase<'_> {
                 pay::by_float(&float, domain, (offer, passed), (nonce, end_s), id)?
             }
             PayerKind::Coupon => {
-                return Err(Refusal::new(Code::Internal, "the wallet signs no coupons"));
+                let Some(coupon) = self.coupon(&mut tx, passed.price).await? else {
+                    return Ok(None);
+                };
+                let wallet = inner.config.chain.wallet;
+                pay::by_coupon(wallet, &coupon, domain, (offer, passed), end_s, id)?
             }
         };
         let row = PurchaseRow {
@@ -408,7 +425,7 @@ impl Purchase<'_> {
                 "protocol": offer.wire.protocol(), "scheme": offer.scheme, "quote": offer.quote,
                 "text": offer.wire.record(),
             }),
-            payer_kind: passed.payer,
+            payer_kind,
             payer,
             payee: passed.terms.pay_to,
             amount: passed.price,
@@ -431,7 +448,38 @@ impl Purchase<'_> {
         tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
         tx.commit().await?;
         inner.shop.breaker().paid(self.place(), &limits.loops, inner.clock.now_s());
-        Ok(row)
+        Ok(Some(row))
+    }
+
+    /// Takes the smallest coupon that is good for a price, for ever: whatever becomes of it, its index
+    /// is not taken again. `None` if none is left in this period.
+    async fn coupon(&self, tx: &mut Tx, price: Usdc) -> Result<Option<Coupon>, Refusal> {
+        let (key_index, grant) = {
+            let book = self.inner.book();
+            let Some(known) = book.agents.get(self.agent) else { return Ok(None) };
+            (known.policy.key_index, known.coupons)
+        };
+        let now_s = self.inner.now_s();
+        let Some(period) = grant.period(now_s) else { return Ok(None) };
+        let length = u64::from(grant.period_s);
+        let (from_s, to_s) = (period * length, (period + 1) * length);
+        // At a period's end there is too little time left to be settled in.
+        if to_s - now_s < pay::LEAST_S {
+            return Ok(None);
+        }
+        let key = self.inner.keys.agent(key_index).map_err(|error| {
+            Refusal::new(Code::Internal, format!("the agent has no key: {error}"))
+        })?;
+        for class in grant.fitting(price.units()) {
+            let counter = format!("coupon:{}:{period}:{class}", key.address());
+            let number = tx.take_nonce(&counter).await?;
+            let left = u16::try_from(number).ok().filter(|n| *n < grant.classes[class].count);
+            if let Some(number) = left {
+                let index = coupon::index(class, number);
+                return Ok(Some(Coupon { key, period, index, from_s, to_s }));
+            }
+        }
+        Ok(None)
     }
 
     /// Sends the stored payment with the call, and stores what came of it.

@@ -1,9 +1,9 @@
 //! Our buyer: against official sellers, and against one that does what they do not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bursar::{
-    buyer::{FetchRequest, FetchView, PurchaseState, Receipt},
+    buyer::{FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
     client::ClientError,
     payment::FundsMoved,
     refusal::{Code, Refusal},
@@ -127,6 +127,73 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
     }
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
     world.stop().await;
+}
+
+/// Waits out the end of an hour: coupons are good within one, and too little of it is none.
+async fn within_an_hour() {
+    let left = 3_600 - jiff::Timestamp::now().as_second().rem_euclid(3_600);
+    if left < 90 {
+        tokio::time::sleep(Duration::from_secs(left.unsigned_abs() + 1)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_wallet_itself_pays_by_coupons() {
+    within_an_hour().await;
+    let mut world = Plan::new().start().await;
+    let (payee, wallet) = (world.payee("acme-data"), world.card.wallet);
+    let (mut due, mut left) = (world.chain.usdc_of(payee).await, world.chain.usdc_of(wallet).await);
+    for (kind, price) in [("express", PRICE), ("hono", 3 * PRICE)] {
+        let seller = Official::seller(&world, kind, payee, price, json!({})).await;
+        let atlas = world.agent("atlas");
+        let shown = atlas.inspect(&call(seller.url())).await.unwrap();
+        assert_eq!(shown.offers[0].payer, Some(PayerKind::Coupon), "{shown:?}");
+        let bought = atlas.fetch(&call(seller.url()), kind).await.unwrap();
+        let paid = receipt(&bought);
+        assert_eq!((bought.answer.status, paid.payer_kind), (200, PayerKind::Coupon), "{bought:?}");
+        assert_eq!(paid.payer, wallet);
+        let again = atlas.fetch(&call(seller.url()), kind).await.unwrap();
+        assert!(receipt(&again).repeated);
+        (due, left) = (due + price, left - price);
+        assert_eq!(world.chain.usdc_of(payee).await, due);
+        assert_eq!(world.chain.usdc_of(wallet).await, left, "no extra payment, no float");
+        wait_for("the chain's word", async || {
+            let now = atlas.purchase(paid.id).await.unwrap();
+            (now.state == PurchaseState::Paid).then_some(())
+        })
+        .await;
+    }
+    // A crash between signing and sending: the same coupon, and one charge.
+    let good = offer(&world, payee, PRICE);
+    let seller = Hostile::start(&world, offered(std::slice::from_ref(&good)), Then::Sell).await;
+    world.stop().await;
+    world.restart_with("purchase.answered").await;
+    assert!(world.agent("atlas").fetch(&call(&seller.url()), "crash").await.is_err());
+    world.died().await;
+    world.restart().await;
+    let atlas = world.agent("atlas");
+    let again = atlas.fetch(&call(&seller.url()), "crash").await.unwrap();
+    assert_eq!(again.answer.status, 200);
+    let payments = seller.payments();
+    assert!(payments.len() > 1 && payments.iter().all(|payment| *payment == payments[0]));
+    assert_eq!(world.chain.usdc_of(wallet).await, left - PRICE);
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+    // A host that lets a coupon lapse cannot check one, perhaps: it is paid from the float then.
+    seller.set(|terms| terms.then = Then::AskAgain);
+    let kept = atlas.fetch(&call(&seller.url()), "kept").await.unwrap();
+    let kept = receipt(&kept).clone();
+    assert_eq!((kept.payer_kind, kept.state), (PayerKind::Coupon, PurchaseState::Unknown));
+    world.chain.pass(60).await;
+    wait_for("its end", async || {
+        let now = atlas.purchase(kept.id).await.unwrap();
+        (now.state == PurchaseState::Unpaid).then_some(())
+    })
+    .await;
+    seller.set(|terms| terms.then = Then::Sell);
+    let float = atlas.fetch(&call(&seller.url()), "float").await.unwrap();
+    assert_eq!(receipt(&float).payer_kind, PayerKind::Float, "{float:?}");
+    assert_eq!(world.chain.usdc_of(payee).await, due + 2 * PRICE);
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
 }
 
 #[tokio::test]
