@@ -44,6 +44,11 @@ fn refusal(outcome: Result<FetchView, ClientError>) -> Refusal {
     }
 }
 
+/// By the seller's word, or already by the chain's.
+fn is_settled(receipt: &Receipt) -> bool {
+    matches!(receipt.state, PurchaseState::Reported | PurchaseState::Paid)
+}
+
 /// Waits until a purchase has come to this end.
 async fn until(world: &World, receipt: &Receipt, state: PurchaseState) -> Receipt {
     let client = world.agent(BUYER);
@@ -87,7 +92,7 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
         let bought = agent.fetch(&request, kind).await.unwrap();
         assert_eq!(bought.answer.status, 200, "{bought:?}");
         assert!(bought.answer.body.as_ref().unwrap().contains("what?"));
-        assert_eq!(receipt(&bought).state, PurchaseState::Reported);
+        assert!(is_settled(receipt(&bought)), "{bought:?}");
         assert!(receipt(&bought).scheme.starts_with(protocol), "{bought:?}");
         due += PRICE;
         assert_eq!(world.chain.usdc_of(payee).await, due);
@@ -342,12 +347,14 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
 
 #[tokio::test]
 async fn a_crash_at_any_point_of_a_purchase_pays_once() {
-    let mut world = Plan::new().start().await;
+    let mut world = Plan::new().without_daemon().await;
     let payee = world.payee("acme-data");
     let seller = Hostile::start(&world, offered(&[offer(&world, payee, PRICE)]), Then::Sell).await;
     let mut due = world.chain.usdc_of(payee).await;
     for point in ["purchase.signed", "purchase.answered", "purchase.noted", "purchase.read"] {
-        world.stop().await;
+        if world.runs() {
+            world.kill();
+        }
         world.restart_with(point).await;
         let before = seller.payments().len();
         let first = world.agent(BUYER).fetch(&call(&seller.url()), point).await;
@@ -460,5 +467,5 @@ async fn a_float_is_filled_by_the_wallet_and_bounded_by_the_policy() {
     seller.set(|terms| terms.offered = v1);
     let old = agent.fetch(&call(&seller.url()), "v1").await.unwrap();
     assert_eq!((old.answer.status, receipt(&old).scheme.as_str()), (200, "x402-v1 exact"));
-    assert_eq!(receipt(&old).state, PurchaseState::Reported);
+    assert!(is_settled(receipt(&old)));
 }
