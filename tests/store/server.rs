@@ -80,7 +80,7 @@ async fn case_23_a_connection_that_is_lost_inside_a_commit() {
             Err(_) => {}
             Ok(payment) => panic!("{payment:?} was promised in a commit that nobody answered"),
         }
-        assert_eq!(world.died().await, Some(1));
+        assert_eq!(world.died().await, Some(5));
         let rows = world.payments().await;
         assert_eq!(rows.len(), before + kept, "{cut:?}");
         world.restart().await;
@@ -93,7 +93,7 @@ async fn case_23_a_connection_that_is_lost_inside_a_commit() {
         assert_eq!(signed, 0);
         line.cut("INSERT INTO attempt", cut);
         let payment = insist(&client, &body, &key("signature")).await;
-        assert_eq!(world.died().await, Some(1));
+        assert_eq!(world.died().await, Some(5));
         assert_eq!(sent_and_signed(&world).await, (sent, kept), "{cut:?}");
         world.restart().await;
         world.until(&payment, State::Paid).await;
@@ -101,7 +101,7 @@ async fn case_23_a_connection_that_is_lost_inside_a_commit() {
         // The booking: paid once, called so once.
         line.cut("UPDATE ledger_transfer", cut);
         let payment = insist(&client, &body, &key("booking")).await;
-        assert_eq!(world.died().await, Some(1));
+        assert_eq!(world.died().await, Some(5));
         let row = world.payments().await.remove(0);
         assert_eq!((row.id, row.state == State::Paid), (payment.id, kept == 1), "{cut:?}");
         world.restart().await;
