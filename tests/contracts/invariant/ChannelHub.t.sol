@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.30;
 
-import {ChannelHandler} from "./ChannelHandler.sol";
+import {HubHandler} from "./HubHandler.sol";
 import {Test} from "forge-std/Test.sol";
 
 /// @dev I12 to I16 after every step of a campaign, I17 at its end. That each step ends as the ghosts predict is the
 /// handler's to check; so is I19 there: all five ways to claim have one prediction.
 contract ChannelHubTest is Test {
-    ChannelHandler private handler;
+    HubHandler private handler;
 
     function setUp() public {
-        handler = new ChannelHandler();
+        handler = new HubHandler();
         handler.setUp();
         bytes4[] memory steps = new bytes4[](10);
-        steps[0] = ChannelHandler.deposit.selector;
-        steps[1] = ChannelHandler.claim.selector;
-        steps[2] = ChannelHandler.settle.selector;
-        steps[3] = ChannelHandler.initiate.selector;
-        steps[4] = ChannelHandler.finalize.selector;
-        steps[5] = ChannelHandler.refund.selector;
-        steps[6] = ChannelHandler.blockAccount.selector;
-        steps[7] = ChannelHandler.donate.selector;
-        steps[8] = ChannelHandler.pass.selector;
-        steps[9] = ChannelHandler.claim.selector; // twice as often
+        steps[0] = HubHandler.deposit.selector;
+        steps[1] = HubHandler.claim.selector;
+        steps[2] = HubHandler.settle.selector;
+        steps[3] = HubHandler.initiate.selector;
+        steps[4] = HubHandler.finalize.selector;
+        steps[5] = HubHandler.refund.selector;
+        steps[6] = HubHandler.blockAccount.selector;
+        steps[7] = HubHandler.donate.selector;
+        steps[8] = HubHandler.pass.selector;
+        steps[9] = HubHandler.claim.selector; // twice as often
         targetContract(address(handler));
         targetSelector(FuzzSelector(address(handler), steps));
     }
