@@ -149,7 +149,7 @@ impl Bench<'_> {
     /// that a stolen key of it could take.
     fn payers(&self, wire: &Wire, terms: &Terms, price: Usdc) -> Vec<PayerKind> {
         // MPP's sellers recover an account from the signature; a contract has none.
-        let takes_contract = !matches!(wire, Wire::Mpp(_)) && !(self.plain_only && self.float);
+        let plain_only = matches!(wire, Wire::Mpp(_)) || (self.plain_only && self.float);
         // What is counted by payee cannot be counted while the token asks: the contract says no.
         let counts = self
             .book
@@ -161,7 +161,7 @@ impl Bench<'_> {
             let within = known.chain.as_ref().is_some_and(|chain| price <= chain.ceiling);
             within && !known.coupons.fitting(price.units()).is_empty()
         });
-        let coupon = takes_contract && !counts && fits;
+        let coupon = !plain_only && !counts && fits;
         let all = [(PayerKind::Coupon, coupon), (PayerKind::Float, self.float)];
         all.into_iter().filter_map(|(kind, can)| can.then_some(kind)).collect()
     }
