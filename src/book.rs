@@ -65,7 +65,7 @@ pub struct Book {
     pub freezes: u64,
     /// Names of the categories.
     pub categories: Categories,
-    /// Addresses that can never be paid: zero, wallet, token.
+    /// Addresses that can never be paid: zero, wallet, token, escrow and hub.
     pub reserved: Vec<Address>,
     labels: HashMap<String, Address>,
     keys: HashMap<String, AgentId>,

@@ -914,6 +914,7 @@ impl Engine {
             .values()
             .map(|known| {
                 let (chain, usage) = (known.chain.as_ref(), &known.usage);
+                let coupons = known.coupons.most_within(now_s, policy::WORST_CASE_S);
                 AgentView {
                     agent: known.policy.agent.clone(),
                     address: known.address,
@@ -923,7 +924,14 @@ impl Engine {
                     on_chain: chain.is_some(),
                     policy_version: chain.map_or(0, |chain| chain.version),
                     limits: policy::limit_views(&known.policy, chain, usage, &book.wallet, now_s),
-                    at_risk: policy::worst_case(&known.policy, chain, usage, &book.wallet, now_s),
+                    at_risk: policy::worst_case(
+                        &known.policy,
+                        chain,
+                        usage,
+                        &book.wallet,
+                        coupons,
+                        now_s,
+                    ),
                 }
             })
             .collect();

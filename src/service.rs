@@ -358,7 +358,10 @@ pub(crate) async fn wake(
     let domain = contract::domain(config.chain.chain_id, config.chain.wallet);
     let mut book = Book::new(
         Categories::new(config.categories.clone())?,
-        [Address::ZERO, config.chain.wallet, config.chain.usdc].into_iter().chain(escrow).collect(),
+        [Address::ZERO, config.chain.wallet, config.chain.usdc, contract::hub::HUB]
+            .into_iter()
+            .chain(escrow)
+            .collect(),
     );
     load_agents(&config, &store, &keys, &clock, &mut book).await?;
     load_payees(&config, &store, &mut book).await?;

@@ -253,7 +253,8 @@ pub struct AgentView {
     pub policy_version: u64,
     /// Every limit.
     pub limits: Vec<LimitView>,
-    /// The most it could still pay if it were stolen now: what is left of its tightest caps.
+    /// The most it could still pay in 24 hours if it were stolen now: what is left of its tightest
+    /// cap, and what its x402 coupons take out.
     #[schema(value_type = String)]
     pub at_risk: Usdc,
 }

@@ -7,6 +7,7 @@ use alloy::{
 };
 
 use super::{IUsdc, token::TransferWithAuthorization};
+use crate::money::{MAX_UNITS, Usdc};
 
 pub use self::abi::{Coupon, DelegationContext, IX402Payer, Redemption};
 
@@ -93,6 +94,16 @@ impl CouponGrant {
         }
         // 4 * 2^16 * 2^40 < 2^64
         self.classes.iter().map(|class| u64::from(class.count) * class.most.min(MOST)).sum()
+    }
+
+    /// Returns what the coupons take out at most in `seconds` from `unix_s` on: those of each period
+    /// that this reaches into.
+    #[must_use]
+    pub fn most_within(&self, unix_s: u64, seconds: u64) -> Usdc {
+        let (first, last) = (self.period(unix_s), self.period(unix_s.saturating_add(seconds)));
+        let periods = first.zip(last).map_or(0, |(first, last)| last - first + 1);
+        let units = self.allotment().saturating_mul(periods);
+        Usdc::from_units(units.min(MAX_UNITS)).unwrap_or_default()
     }
 
     /// Returns the classes whose coupons are good for `value` base units, the smallest first.
@@ -210,6 +221,9 @@ mod tests {
         assert_eq!(grant.fitting(1_000_001), [0_usize; 0]);
         assert_eq!(grant.fitting(0), [0_usize; 0]);
         assert_eq!(grant.period(7_199), Some(1));
+        assert_eq!(grant.most_within(3_599, 1).units(), 2 * grant.allotment());
+        assert_eq!(grant.most_within(3_600, 3_599).units(), grant.allotment());
+        assert!(CouponGrant::default().most_within(0, 86_400).is_zero());
         let none = CouponGrant { period_s: 0, ..grant };
         assert_eq!((none.allotment(), none.period(1), none.fitting(1)), (0, None, vec![]));
         let mut wide = grant;

@@ -19,7 +19,7 @@ pub use evaluate::{
 };
 pub use hosts::{HostPattern, NotAHost};
 pub use lint::{Finding, Level, lint, lint_together};
-pub use room::{limit_views, worst_case};
+pub use room::{WORST_CASE_S, limit_views, worst_case};
 pub use usage::{Facts, Outcome, Usage, WalletUsage};
 
 #[cfg(test)]

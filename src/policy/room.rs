@@ -191,15 +191,20 @@ fn count_views(
     })
 }
 
+/// Seconds that [`worst_case`] looks ahead.
+pub const WORST_CASE_S: u64 = 86_400;
+
 /// Returns the blast radius: the most that the agent could still pay without operators in the next
 /// 24 hours if it were stolen now. It is what is left of the tightest cap, what comes back in that
-/// time included; zero if it cannot pay at all.
+/// time included, and `coupons`, which no cap sees: what its x402 coupons could take out in that
+/// time. Zero if it cannot pay at all.
 #[must_use]
 pub fn worst_case(
     policy: &Policy,
     chain: Option<&ChainLimits>,
     usage: &Usage,
     wallet: &WalletUsage,
+    coupons: Usdc,
     now_s: u64,
 ) -> Usdc {
     let Some(on_chain) = chain else { return Usdc::ZERO };
@@ -213,9 +218,10 @@ pub fn worst_case(
     if shut {
         return Usdc::ZERO;
     }
-    let until_s = now_s.saturating_add(86_400);
+    let until_s = now_s.saturating_add(WORST_CASE_S);
     let caps = money_caps(policy, chain, usage, wallet, now_s);
-    caps.iter().map(|cap| cap.left_until(until_s)).min().unwrap_or(Usdc::ZERO)
+    let capped = caps.iter().map(|cap| cap.left_until(until_s)).min().unwrap_or(Usdc::ZERO);
+    capped.saturating_add(coupons)
 }
 
 #[cfg(test)]
@@ -239,14 +245,27 @@ mod tests {
         let policy = policy("");
         let (usage, mut wallet) = spent("400", NOW);
         // Day cap 1000: the 400 of this step are still held a day later.
-        assert_eq!(worst_case(&policy, Some(&chain()), &usage, &wallet, NOW), usdc("600"));
+        assert_eq!(
+            worst_case(&policy, Some(&chain()), &usage, &wallet, Usdc::ZERO, NOW),
+            usdc("600")
+        );
         // Spent two steps ago: held now, but back within the next day.
         let (old, _) = spent("400", NOW - 2 * 21_600);
-        assert_eq!(worst_case(&policy, Some(&chain()), &old, &wallet, NOW), usdc("1000"));
+        assert_eq!(
+            worst_case(&policy, Some(&chain()), &old, &wallet, Usdc::ZERO, NOW),
+            usdc("1000")
+        );
         wallet.cap = Some(usdc("450"));
-        assert_eq!(worst_case(&policy, Some(&chain()), &usage, &wallet, NOW), usdc("50"));
+        assert_eq!(
+            worst_case(&policy, Some(&chain()), &usage, &wallet, Usdc::ZERO, NOW),
+            usdc("50")
+        );
         let budget = ChainLimits { budget: Some((usdc("500"), usdc("490"))), ..chain() };
-        assert_eq!(worst_case(&policy, Some(&budget), &usage, &wallet, NOW), usdc("10"));
+        assert_eq!(
+            worst_case(&policy, Some(&budget), &usage, &wallet, Usdc::ZERO, NOW),
+            usdc("10")
+        );
+        assert_eq!(worst_case(&policy, Some(&budget), &usage, &wallet, usdc("3"), NOW), usdc("13"));
     }
 
     #[test]
@@ -254,7 +273,7 @@ mod tests {
         let policy = policy("");
         let (usage, wallet) = spent("0", NOW);
         let none = |chain: Option<&ChainLimits>, usage: &Usage, wallet: &WalletUsage, now| {
-            assert!(worst_case(&policy, chain, usage, wallet, now).is_zero());
+            assert!(worst_case(&policy, chain, usage, wallet, usdc("9"), now).is_zero());
         };
         none(None, &usage, &wallet, NOW);
         none(Some(&chain()), &usage, &wallet, chain().expiry_s);

@@ -1,12 +1,18 @@
 //! The typed data of this crate, signed, against the real contract.
 
 use alloy::{
-    primitives::{Address, B256, Bytes, Signature, U256, keccak256},
+    eips::BlockId,
+    primitives::{Address, B256, Bytes, Signature, U256, aliases::U40, keccak256},
+    providers::Provider as _,
     signers::{SignerSync, local::PrivateKeySigner},
     sol_types::{SolCall, SolStruct},
 };
 use bursar::contract::{
-    self, ApprovedPayment, Batch, Change, IPolicyChanges, IPolicyWallet, PayBatch, Payment, Tighten,
+    self, ApprovedPayment, Batch, Change, IPolicyChanges, IPolicyWallet, PayBatch, Payment,
+    Tighten,
+    coupon::{self, CouponGrant, IX402Payer, Redemption},
+    hub::{self, ChannelClosing, ChannelConfig, ChannelFunding, Hub, IChannelHub, IChannelPayer},
+    token::{TransferWithAuthorization, token_domain},
 };
 
 use crate::support::{Plan, World};
@@ -141,7 +147,108 @@ async fn the_contract_takes_every_digest_of_this_crate() {
     assert!(world.chain.is_frozen(atlas.address()).await);
 }
 
+/// The newest block's time, unix seconds.
+async fn clock(world: &World) -> u64 {
+    let block = world.chain.node.get_block(BlockId::latest()).await.unwrap().unwrap();
+    block.header.timestamp
+}
+
 async fn version(world: &World, agent: Address) -> U256 {
     let wallet = IPolicyWallet::new(world.card.wallet, &world.chain.node);
     wallet.agentLimits(agent).call().await.unwrap().version
+}
+
+/// A coupon through the token, a redemption and a channel through the wallet, each as this crate
+/// builds it, with the allotment that the devnet gives.
+#[tokio::test]
+async fn the_doors_for_402_take_what_this_crate_signs() {
+    let world = Plan::new().automine().without_daemon().await;
+    let atlas = world.daemon_keys().agent(0).unwrap();
+    let (to, card, node) = (world.payee("acme-data"), &world.card, &world.chain.node);
+    let payer = IX402Payer::new(card.wallet, node);
+    let grant = CouponGrant::unpack(payer.coupons(atlas.address()).call().await.unwrap());
+    assert_eq!((grant.period_s, grant.allotment()), (3_600, 25_000_000));
+    let deadline = U256::from(jiff::Timestamp::now().as_second().unsigned_abs() + 90_000);
+    let context = keccak256("a context");
+
+    // Well inside a period, whatever the clock says.
+    let length = u64::from(grant.period_s);
+    let now = clock(&world).await;
+    world.chain.pass(length - now % length + 60).await;
+    let period = grant.period(clock(&world).await).unwrap();
+    let class = grant.fitting(30_000)[0];
+    let index = coupon::index(class, grant.classes[class].count - 1);
+    let transfer = TransferWithAuthorization {
+        from: card.wallet,
+        to,
+        value: U256::from(30_000),
+        validAfter: U256::from(period * length),
+        validBefore: U256::from((period + 1) * length),
+        nonce: coupon::nonce(atlas.address(), period, index),
+    };
+    let token = token_domain("USDC", "2", card.chain_id, card.usdc);
+    let digest = contract::digest(&transfer, &token);
+    let blob = coupon::blob(&transfer, index, &atlas.sign_hash_sync(&digest).unwrap());
+    world.chain.send_from(card.deployer, card.usdc, transfer.call(&blob)).await;
+    assert_eq!(world.chain.usdc_of(to).await, 30_000);
+    // The next number is one too many.
+    let beyond = coupon::index(class, grant.classes[class].count);
+    let other = TransferWithAuthorization {
+        nonce: coupon::nonce(atlas.address(), period, beyond),
+        ..transfer
+    };
+    let digest = contract::digest(&other, &token);
+    let blob = coupon::blob(&other, beyond, &atlas.sign_hash_sync(&digest).unwrap());
+    let said = payer.isValidSignature(digest, blob).call().await.unwrap();
+    assert_eq!(said, [0xff; 4]);
+
+    let redemption = Redemption {
+        agent: atlas.address(),
+        redeemer: card.deployer,
+        nonce: U256::from(1),
+        deadline,
+        context,
+        to,
+        amount: U256::from(70_000),
+    };
+    let signature = sign(&world, &redemption, &atlas);
+    let call = IX402Payer::redeemDelegationsCall {
+        contexts: vec![redemption.context(&signature)],
+        modes: vec![B256::ZERO],
+        executions: vec![redemption.execution(card.usdc)],
+    };
+    relay(&world, call).await;
+    assert_eq!(world.chain.usdc_of(to).await, 100_000);
+
+    let channel = ChannelConfig {
+        payer: card.wallet,
+        payerAuthorizer: atlas.address(),
+        receiver: to,
+        receiverAuthorizer: to,
+        token: card.usdc,
+        withdrawDelay: U40::from(900),
+        salt: keccak256("a channel"),
+    };
+    let before = world.chain.usdc_of(card.wallet).await;
+    let funding = ChannelFunding {
+        nonce: U256::from(2),
+        deadline,
+        context,
+        overrides: U256::ZERO,
+        policyVersion: U256::ZERO,
+        amount: 5_000_000,
+        channel: channel.clone(),
+    };
+    let (r, vs) = compact(&sign(&world, &funding, &atlas));
+    relay(&world, IChannelPayer::fundChannelCall { funding, r, vs, quorum: Bytes::new() }).await;
+    let id = Hub::new(card.chain_id, hub::HUB).channel_id(&channel);
+    let held = IChannelHub::new(hub::HUB, node).channels(id).call().await.unwrap();
+    assert_eq!((held.balance, held.totalClaimed), (5_000_000, 0));
+    let closing = ChannelClosing { channelId: id, deadline };
+    let (r, vs) = compact(&sign(&world, &closing, &atlas));
+    relay(&world, IChannelPayer::closeChannelCall { channel: channel.clone(), deadline, r, vs })
+        .await;
+    world.chain.pass(901).await;
+    relay(&world, IChannelPayer::finishChannelCall { channel }).await;
+    assert_eq!(world.chain.usdc_of(card.wallet).await, before);
 }

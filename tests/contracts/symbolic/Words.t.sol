@@ -4,6 +4,7 @@ pragma solidity ^0.8.30;
 import {AgentLimits, PayeeLimits} from "contracts/interfaces/IPolicyWallet.sol";
 import {AgentPolicy, BUDGET_ON, DAY_ON, MONTH_ON} from "contracts/types/AgentPolicy.sol";
 import {Budget} from "contracts/types/Budget.sol";
+import {Coupons} from "contracts/types/Coupons.sol";
 import {PayeeRecord} from "contracts/types/PayeeRecord.sol";
 import {WalletState, WalletStateLib} from "contracts/types/WalletState.sol";
 import {Test} from "forge-std/Test.sol";
@@ -131,5 +132,26 @@ contract WordsCheck is Test {
         assert(next.capOn() == before.capOn());
         assert(next.cap() == before.cap());
         assert((WalletState.unwrap(before) ^ WalletState.unwrap(next)) & (2 ** 248 - 1) == 0);
+    }
+
+    /* COUPONS */
+
+    /// @dev A coupon is worth what the fields of its own class say, whatever the others hold, and beyond count or classes
+    /// nothing.
+    function check_coupon_worth(uint256 word, uint256 others, uint256 index) public pure {
+        uint256 worth = Coupons.wrap(word).worth(index);
+        if (index >= 4 << 16) {
+            assert(worth == 0);
+            return;
+        }
+        for (uint256 class; class < 4; ++class) {
+            if (index >> 16 != class) continue;
+            uint256 at = 32 + 56 * class;
+            uint256 count = word >> at & 0xffff;
+            uint256 most = word >> (at + 16) & 0xffffffffff;
+            assert(worth == (index & 0xffff < count ? most : 0));
+            uint256 own = (2 ** 56 - 1) << at;
+            assert(Coupons.wrap(word & own | others & ~own).worth(index) == worth);
+        }
     }
 }
