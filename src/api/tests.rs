@@ -52,8 +52,11 @@ fn an_agent_can_only_ask() {
         "GET /v1/payments",
         "GET /v1/payments/{id}",
         "GET /v1/permissions",
+        "GET /v1/purchases",
+        "GET /v1/purchases/{id}",
         "POST /v1/escrows",
         "POST /v1/escrows/{id}/actions",
+        "POST /v1/fetch",
         "POST /v1/payments",
         "POST /v1/payments/simulate",
     ];
