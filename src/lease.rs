@@ -334,6 +334,11 @@ impl Inner {
         self.holds(KEEPER)
     }
 
+    /// Does this daemon hold every relayer, so that no other can have been at work for long?
+    pub(crate) fn is_alone(&self) -> bool {
+        self.own_relayers().len() == self.relayer_addresses().len()
+    }
+
     /// May this daemon send what is signed by a relayer?
     pub(crate) fn may_send(&self, sender: Address) -> bool {
         self.holds(&relayer(sender))

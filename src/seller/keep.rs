@@ -91,12 +91,13 @@ pub(super) fn told(sale: &SaleRow, refusal: &Refusal) -> SettleResponse {
 
 /// Runs until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
-    // What a former run left: where no other daemon can work on it, at once.
-    let mut everything = inner.config.store.starts_with("sqlite:");
+    // What a former run left, or daemons that are gone: at once, where no other daemon works on it.
+    let mut looked = false;
     loop {
         if inner.is_keeper() {
-            match look(&inner, everything).await {
-                Ok(more) => everything = everything && more,
+            let alone = inner.is_alone();
+            match look(&inner, alone && !looked).await {
+                Ok(more) => looked = alone && (looked || !more),
                 Err(error) => warn!(%error, "sales could not be looked after"),
             }
         }
