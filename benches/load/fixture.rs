@@ -11,7 +11,13 @@ use alloy::primitives::U256;
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bursar::{
-    config::Config, devnet::Manifest, payment::AgentId, reconcile::Mark, rpc::Rpc, store::Store,
+    config::Config,
+    devnet::Manifest,
+    keys::{Keys, Passphrase},
+    payment::AgentId,
+    reconcile::Mark,
+    rpc::{At, Rpc},
+    store::Store,
 };
 use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
@@ -120,8 +126,9 @@ pub async fn copy(from: &str, to: &str, work: &Path) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Lets reconciliation of a store begin at the head: the worlds of a run share one wallet, and each
-/// would find the other's payments, and a past that no chain has.
+/// Lets a store know the present: the worlds of a run share one wallet and its keys. Reconciliation
+/// begins at the head, or each would find the other's payments, and a past that no chain has; and what
+/// the relayers have sent for others is counted, or each would be taken for an old copy of a store.
 pub async fn caught_up(config: &Config) -> Result<()> {
     let store = Store::open(&config.store).await?;
     let chain = &config.chain;
@@ -137,6 +144,15 @@ pub async fn caught_up(config: &Config) -> Result<()> {
     };
     let mut tx = store.begin().await?;
     tx.set_meta("reconciled", &serde_json::to_string(&mark)?).await?;
+    let file =
+        config.passphrase_file.as_ref().context("the devnet's seed has a passphrase file")?;
+    let passphrase = Passphrase::new(fs::read_to_string(file)?.trim_end().to_owned())?;
+    let keys = Keys::unlock(&config.seed, &passphrase)?;
+    for index in 0..config.submit.relayers {
+        let relayer = keys.relayer(index)?.address();
+        let sent = rpc.transaction_count(relayer, At::Latest).await?;
+        tx.raise_nonce(&relayer.to_string(), sent).await?;
+    }
     tx.commit().await?;
     store.close().await;
     Ok(())
