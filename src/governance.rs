@@ -35,14 +35,12 @@ use crate::{
     payment::{AgentId, is_payee_label},
     policy::{ChainLimits, PayeeRecord},
     refusal::{Code, Refusal},
-    rpc::{At, Head},
+    rpc::{At, Head, LOG_SPAN},
     store::{ProposalRow, SignatureRow, Tx, TxKind, Word},
     submit::{Manifest, Outgoing, relay},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
 };
 
-/// Blocks asked for in one `eth_getLogs`.
-const LOG_SPAN: u64 = 2_000;
 /// Blocks without a policy event after which the mark moves all the same: an fsync a block is dear.
 const QUIET: u64 = 64;
 /// Operators read from the contract at most.

@@ -20,6 +20,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::pulse;
 
+/// Blocks asked for in one `eth_getLogs`, at most: nodes refuse wider spans.
+pub(crate) const LOG_SPAN: u64 = 2_000;
 /// Bytes a node may answer with; more is cut off and counts as no answer.
 const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
 /// Bytes of an error's data that are looked at.

@@ -20,13 +20,11 @@ use crate::{
     contract::token::IEip3009,
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
-    rpc::{At, Head},
+    rpc::{At, Head, LOG_SPAN},
     store::PurchaseRow,
     submit::confirm::last_final,
 };
 
-/// Blocks in one question for logs, at most: nodes refuse wide ones.
-const SPAN: u64 = 2_000;
 /// Purchases in one question for logs.
 const AT_ONCE: u32 = 100;
 
@@ -124,7 +122,7 @@ async fn used(
     let mut found = HashMap::new();
     let mut from = from;
     while from <= top.height() {
-        let to = top.height().min(from.saturating_add(SPAN - 1));
+        let to = top.height().min(from.saturating_add(LOG_SPAN - 1));
         let topics = json!([IEip3009::AuthorizationUsed::SIGNATURE_HASH, payers, nonces]);
         for log in inner.rpc.logs_by(inner.config.chain.usdc, (from, to), topics, top).await? {
             let event = IEip3009::AuthorizationUsed::decode_log(&log.inner)?.data;

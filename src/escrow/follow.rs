@@ -18,12 +18,10 @@ use crate::{
     engine::{EngineError, Inner},
     ledger::Account,
     money::Usdc,
-    rpc::{Head, RpcError},
+    rpc::{Head, LOG_SPAN, RpcError},
     store::{EscrowRow, StepRow, Tx},
 };
 
-/// Blocks asked for in one `eth_getLogs`.
-const LOG_SPAN: u64 = 2_000;
 /// Blocks without a log after which the mark moves all the same: an fsync a block is dear.
 const QUIET: u64 = 64;
 

@@ -15,15 +15,13 @@ use crate::{
     contract::{IUsdc, token::IEip3009},
     crash::{self, Point},
     engine::{EngineError, Inner},
-    rpc::Head,
+    rpc::{Head, LOG_SPAN},
     seller,
     store::{OpenTx, SettlementKind, SettlementRow, SettlementState, Tx, TxKind, TxRow},
     submit::{Manifest, Outgoing, prepare},
     x402::{FacilitatorRequest, Reason},
 };
 
-/// Blocks asked for in one `eth_getLogs`.
-const LOG_SPAN: u64 = 2_000;
 /// Blocks that are searched for who used a nonce that is used when it first comes.
 const LOOK_BACK: u64 = 10_000;
 /// The span in which failures count against whoever answers for them.

@@ -14,12 +14,10 @@ use super::{
 use crate::{
     config::ChainConfig,
     money::Usdc,
-    rpc::{At, Head, Rpc},
+    rpc::{At, Head, LOG_SPAN, Rpc},
     store::{Bought, PaymentRow, Posting, RouteSales, SettledPayment, Store},
 };
 
-/// Blocks in one question for logs: nodes refuse wide ones.
-const BLOCKS: u64 = 2_000;
 /// Payments read at once.
 const PAGE: u32 = 1_000;
 /// Times the books are read until nothing settles meanwhile.
@@ -151,7 +149,7 @@ pub async fn reconcile(
     let (mut deposited, mut withdrawn) = (U256::ZERO, U256::ZERO);
     let mut from = config.from_block;
     while from <= block {
-        let to = block.min(from + BLOCKS - 1);
+        let to = block.min(from + LOG_SPAN - 1);
         let moves = Moves::read(config, rpc, (from, to), &last).await?;
         deposited += moves.came_in;
         withdrawn += moves.withdrawn;

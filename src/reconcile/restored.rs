@@ -33,7 +33,7 @@ use crate::{
     money::Usdc,
     payment::{AgentId, Context, Event, PaymentId, State},
     refusal::{Code, Refusal},
-    rpc::{At, Head, Rpc},
+    rpc::{At, Head, LOG_SPAN, Rpc},
     store::{PaymentRow, Store, StoreError, Tx, found_key},
     submit::confirm,
 };
@@ -42,8 +42,6 @@ use crate::{
 const KEY: &str = "restored";
 /// The setting by which `bursar store restore` says that it was there: when the backup was made.
 pub(crate) const FROM_BACKUP: &str = "restored_from";
-/// Blocks in one question for logs, at most.
-const SPAN: u64 = 2_000;
 /// Found payments that are counted for the alert.
 const COUNTED: u32 = 1_000;
 /// Bytes at the end of the anchors' file in which its last whole line begins.
@@ -430,7 +428,7 @@ async fn import(
     (last, head): (u64, &Head),
 ) -> Result<(), ReconcileError> {
     let chain = &inner.config.chain;
-    let to = last.min(state.next.saturating_add(SPAN - 1));
+    let to = last.min(state.next.saturating_add(LOG_SPAN - 1));
     let moves = Moves::read_outgoing(chain, &inner.rpc, (state.next, to), head).await?;
     let verdict = explain(&inner.store, chain.wallet, &moves).await?;
     let mut left: Vec<Outgoing> = verdict.unexplained.into_iter().map(|(out, _)| out).collect();

@@ -33,12 +33,10 @@ use crate::{
     ledger::Account,
     payment::{PaymentId, State},
     pulse,
-    rpc::{At, Head},
+    rpc::{At, Head, LOG_SPAN},
     store::{Claim, Finalized, Finding, FindingKind, Store, StoreError},
 };
 
-/// Blocks in one question for logs, at most: nodes refuse wide ones.
-const SPAN: u64 = 2_000;
 /// Audit entries read in one step.
 const ENTRIES: u64 = 20_000;
 /// Pause between two looks at what is final, where the newest block is not.
@@ -166,7 +164,7 @@ impl Default for Watch {
             read: None,
             mark: None,
             stored: None,
-            span: SPAN,
+            span: LOG_SPAN,
             settled: None,
             not_before: None,
             pause: AGAIN,
@@ -416,7 +414,7 @@ impl Watch {
                 .min();
             match waits {
                 None => {
-                    self.span = (self.span * 2).min(SPAN);
+                    self.span = (self.span * 2).min(LOG_SPAN);
                     return Ok(Some(Stretch { to, hash, moves, verdict }));
                 }
                 Some(block) if block <= mark.next => return Ok(None),

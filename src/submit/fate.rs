@@ -17,11 +17,8 @@ use super::outcome::{self, BatchLogs};
 use crate::{
     contract::IPolicyWallet,
     engine::{EngineError, Inner},
-    rpc::{Head, RpcError},
+    rpc::{Head, LOG_SPAN, RpcError},
 };
-
-/// Blocks asked for in one `eth_getLogs`.
-const LOG_SPAN: u64 = 2_000;
 
 /// Something an agent signed that has left.
 #[derive(Clone, Copy, Debug)]
