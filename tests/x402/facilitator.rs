@@ -472,6 +472,8 @@ async fn dead_around_a_settlement_it_is_settled_once() {
         assert!(!(settled.success && first.is_ok_and(|first| first.success)), "{place}: twice");
         assert_eq!(settled.transaction, stored.to_string(), "{place}: the stored bytes");
         assert_eq!(world.chain.usdc_of(payee).await, 10_000 * n, "{place}");
+        // Final, so that the next daemon dies of its own settlement and not of this one.
+        all_are(&world, "settled").await;
         world.stop().await;
     }
     world.restart().await;
