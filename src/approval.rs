@@ -53,9 +53,9 @@ async fn view(
         let agent = book.agents.get(&payment.agent).map(|agent| agent.address);
         (agent.unwrap_or(Address::ZERO), book.threshold)
     };
-    let escrow = inner.escrow_of(payment).await.map_err(|error| Refusal::from(&error))?;
+    let funds = inner.funds_of(payment).await.map_err(|error| Refusal::from(&error))?;
     let message =
-        Message::new(payment, escrow.as_ref(), agent, approval.nonce, approval.deadline_s);
+        Message::new(payment, funds.purpose(), agent, approval.nonce, approval.deadline_s);
     Ok(ApprovalView {
         payment: inner.view(payment),
         overrides: crate::policy::override_names(payment.overrides),

@@ -148,6 +148,8 @@ events! {
     EscrowAwarded = "escrow.awarded";
     /// Ended: its last step paid the payee's side.
     EscrowCompleted = "escrow.completed";
+    /// What channels owe us was sent to be claimed.
+    ChannelsClaimed = "channels.claimed";
     /// Ended: its last step gave what was left to the payer.
     EscrowRejected = "escrow.rejected";
     /// USDC refused a payment: it waits at the contract.

@@ -9,7 +9,11 @@ use std::{
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
 
-use crate::{audit::EventKind, payment::is_payee_label};
+use crate::{
+    audit::EventKind,
+    money::{UNITS_PER_USDC, Usdc},
+    payment::is_payee_label,
+};
 
 /// Everything `bursar serve` needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +63,9 @@ pub struct Config {
     /// What agents fetch over HTTP, and pay for.
     #[serde(default)]
     pub fetch: FetchConfig,
+    /// Channels through which we are paid.
+    #[serde(default)]
+    pub channels: ChannelsConfig,
     /// For how long what is superfluous is kept.
     #[serde(default)]
     pub retention: RetentionConfig,
@@ -346,6 +353,28 @@ pub struct FetchConfig {
 impl Default for FetchConfig {
     fn default() -> Self {
         Self { networks: Vec::new(), timeout_s: 12, body_kib: 1_024, concurrency: 64, valid_s: 600 }
+    }
+}
+
+/// Channels through which we are paid, and when what they owe is claimed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelsConfig {
+    /// USDC owed by all channels of one receiver at which they are claimed.
+    pub claim_at: Usdc,
+    /// Seconds after which what is owed is claimed whatever it is.
+    pub claim_after_s: u64,
+    /// Seconds a payer of ours waits for its money: 900 to 2,592,000.
+    pub withdraw_delay_s: u32,
+}
+
+impl Default for ChannelsConfig {
+    fn default() -> Self {
+        Self {
+            claim_at: Usdc::from_units(5 * UNITS_PER_USDC).unwrap_or_default(),
+            claim_after_s: 86_400,
+            withdraw_delay_s: 86_400,
+        }
     }
 }
 

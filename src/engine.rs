@@ -23,6 +23,7 @@ use crate::{
     audit::{Draft, EventKind},
     book::{Agent, Book},
     buyer::{self, FetchRequest, FetchView, PurchasePage, Receipt},
+    channel::payee::Meters,
     clock::{self, Clock},
     config::Config,
     escrow::{
@@ -173,6 +174,8 @@ pub(crate) struct Inner {
     pub facilitator: facilitator::Desk,
     /// What the paywall works on.
     pub sales: seller::Desk,
+    /// Those who pay us by vouchers, where this chain has ChannelHub.
+    pub meters: Option<Meters>,
     pub metrics: Metrics,
     pub flights: Flights,
     pub leases: Leases,

@@ -875,7 +875,8 @@ pub(crate) async fn finished(
         | Manifest::Approved { .. }
         | Manifest::Escrow { .. }
         | Manifest::Settlement { .. }
-        | Manifest::Cancel => Ok(false),
+        | Manifest::Cancel
+        | Manifest::Claim { .. } => Ok(false),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     contract::{
         self, ApprovedPayment,
         escrow::{self, EscrowOpening},
+        hub::ChannelFunding,
     },
     crash::{self, Point},
     engine::{Accepted, Inner, NonceClaim, Stop},
@@ -34,8 +35,9 @@ use crate::{
     pulse,
     reconcile::restored,
     refusal::{Code, Refusal},
-    store::{ApprovalRow, EscrowRow, PaymentRow, StoreError, Tx},
+    store::{ApprovalRow, EscrowRow, PaymentRow, PurseRow, StoreError, Tx},
     view::{RuleTrace, Simulation, Verdict},
+    x402::batch::ChannelConfig,
 };
 
 /// How long a group that the store could not take for a passing reason is tried again.
@@ -95,6 +97,8 @@ pub(crate) struct Submit {
 pub(crate) struct Request {
     /// What the payment funds, where it does not go to the payee at once.
     pub escrow: Option<Box<Opening>>,
+    /// The channel it funds.
+    pub channel: Option<Box<ChannelConfig>>,
     payee: Address,
     payee_label: Option<String>,
     amount: Usdc,
@@ -163,6 +167,7 @@ pub(crate) fn read(inner: &Inner, request: &PaymentRequest) -> Result<Request, R
     }
     Ok(Request {
         escrow: None,
+        channel: None,
         payee,
         payee_label: book.label(payee),
         amount,
@@ -418,6 +423,9 @@ async fn decide(inner: &Inner, jobs: &[Job]) -> Result<Vec<Answer>, StoreError> 
     for escrow in &group.escrows {
         tx.insert_escrow(escrow).await?;
     }
+    for purse in &group.purses {
+        tx.open_purse(purse).await?;
+    }
     tx.insert_payments(&group.denied).await?;
     tx.reserve(&group.accepted, now_ms).await?;
     tx.append_audit(&group.drafts, now_ms).await?;
@@ -457,6 +465,7 @@ struct Group<'a> {
     reserved: Reserved<'a>,
     accepted: Vec<PaymentRow>,
     escrows: Vec<EscrowRow>,
+    purses: Vec<PurseRow>,
     denied: Vec<PaymentRow>,
     drafts: Vec<Draft>,
 }
@@ -485,6 +494,7 @@ impl<'a> Group<'a> {
             reserved: Reserved { inner, list: Vec::new() },
             accepted: Vec::with_capacity(keys.len()),
             escrows: Vec::new(),
+            purses: Vec::new(),
             denied: Vec::new(),
             drafts: Vec::with_capacity(jobs.len()),
         })
@@ -568,6 +578,7 @@ impl<'a> Group<'a> {
         self.drafts.append(&mut made.drafts);
         self.accepted.append(&mut made.accepted);
         self.escrows.append(&mut made.escrows);
+        self.purses.append(&mut made.purses);
         Ok(Ok(Accepted { payment, fresh: true }))
     }
 
@@ -634,6 +645,9 @@ impl<'a> Group<'a> {
         let escrow = request.escrow.as_ref().zip(inner.escrow.as_ref()).map(|(opening, place)| {
             opening.accept(place, id, (agent, agent_address), now_s, now_ms)
         });
+        let purse = request.channel.as_ref().zip(inner.meters.as_ref()).map(|(config, meters)| {
+            PurseRow::new(meters.hub().channel_id(&(**config).into()), agent, **config, now_ms)
+        });
         let mut row = PaymentRow {
             id,
             agent: agent.clone(),
@@ -650,6 +664,7 @@ impl<'a> Group<'a> {
             policy_version,
             refusal: None,
             escrow: escrow.as_ref().map(|escrow| escrow.id),
+            channel: purse.as_ref().map(|purse| purse.id),
             tx_id: None,
             item: None,
             tries: 0,
@@ -688,6 +703,7 @@ impl<'a> Group<'a> {
                 row.refusal = Some(refusal.clone());
                 row.idempotency_key.clone_from(&submit.key);
                 row.escrow = None;
+                row.channel = None;
                 made.denied = Some(row);
                 return Ok(Err(refusal));
             }
@@ -704,7 +720,7 @@ impl<'a> Group<'a> {
                 );
             }
             Decision::Allow => {
-                if escrow.is_some() {
+                if escrow.is_some() || purse.is_some() {
                     // Terms grow old: what is not funded soon is better asked for anew.
                     let soon = seconds(inner.config.payments.queue_ttl_s.min(OPENING_TTL_S));
                     row.expires_ms = now_ms + soon;
@@ -713,12 +729,17 @@ impl<'a> Group<'a> {
             }
         }
         // An opening is signed once, like what operators approve: the contract takes its nonce once.
-        if waits || escrow.is_some() {
+        if waits || escrow.is_some() || purse.is_some() {
             let nonce = inner.wallet_nonce(tx, agent_address).await?;
             // The signatures outlive the wait for the quorum by the time any signature has.
             let deadline_s = u64::try_from(row.expires_ms / 1_000).unwrap_or(0)
                 + inner.config.submit.signature_ttl_s;
-            let message = Message::new(&row, escrow.as_ref(), agent_address, nonce, deadline_s);
+            let purpose = match (&escrow, &request.channel) {
+                (Some(escrow), _) => Purpose::Escrow(escrow),
+                (None, Some(channel)) => Purpose::Channel(channel),
+                (None, None) => Purpose::Payee,
+            };
+            let message = Message::new(&row, purpose, agent_address, nonce, deadline_s);
             made.approvals.push(ApprovalRow {
                 payment: id,
                 digest: message.digest(&inner.domain),
@@ -728,6 +749,7 @@ impl<'a> Group<'a> {
             });
         }
         made.escrows.extend(escrow);
+        made.purses.extend(purse);
         made.accepted.push(row);
         Ok(Ok(()))
     }
@@ -738,6 +760,7 @@ impl<'a> Group<'a> {
 struct Made {
     accepted: Vec<PaymentRow>,
     escrows: Vec<EscrowRow>,
+    purses: Vec<PurseRow>,
     approvals: Vec<ApprovalRow>,
     denied: Option<PaymentRow>,
     drafts: Vec<Draft>,
@@ -771,6 +794,16 @@ fn judge(
             (_, decision) => decision,
         };
     }
+    if request.channel.is_some()
+        && let Decision::Ask { because, .. } = &judgement.decision
+    {
+        // Operators co-sign payments, not what an agent may sign away call by call.
+        let why = because.first().cloned().unwrap_or_else(|| {
+            Refusal::new(Code::Unprocessable, "a deposit into a channel stays within the limits")
+        });
+        judgement.decision =
+            Decision::Deny(why.hint("a deposit into a channel needs no approval: make it smaller"));
+    }
     Some(judgement)
 }
 
@@ -780,21 +813,33 @@ pub(crate) enum Message {
     Payment(Box<ApprovedPayment>),
     /// An escrow, within its limits or past them.
     Escrow(Box<EscrowOpening>),
+    /// A deposit into a channel, within its limits.
+    Channel(Box<ChannelFunding>),
+}
+
+/// What a payment funds.
+pub(crate) enum Purpose<'a> {
+    /// Nothing: it goes to the payee at once.
+    Payee,
+    /// An escrow for it.
+    Escrow(&'a EscrowRow),
+    /// A channel to it.
+    Channel(&'a ChannelConfig),
 }
 
 impl Message {
     /// Builds it from the stored rows.
     pub(crate) fn new(
         payment: &PaymentRow,
-        escrow: Option<&EscrowRow>,
+        purpose: Purpose<'_>,
         agent: Address,
         nonce: U256,
         deadline_s: u64,
     ) -> Self {
         let (deadline, overrides) = (U256::from(deadline_s), U256::from(payment.overrides));
         let (context, version) = (payment.context_hash, U256::from(payment.policy_version));
-        match escrow {
-            Some(escrow) => Self::Escrow(Box::new(EscrowOpening {
+        match purpose {
+            Purpose::Escrow(escrow) => Self::Escrow(Box::new(EscrowOpening {
                 agent,
                 nonce,
                 deadline,
@@ -803,7 +848,16 @@ impl Message {
                 policyVersion: version,
                 terms: escrow.terms.clone(),
             })),
-            None => Self::Payment(Box::new(ApprovedPayment {
+            Purpose::Channel(channel) => Self::Channel(Box::new(ChannelFunding {
+                nonce,
+                deadline,
+                context,
+                overrides,
+                policyVersion: version,
+                amount: payment.amount.units().into(),
+                channel: (*channel).into(),
+            })),
+            Purpose::Payee => Self::Payment(Box::new(ApprovedPayment {
                 agent,
                 to: payment.payee,
                 amount: U256::from(payment.amount.units()),
@@ -820,6 +874,7 @@ impl Message {
         match self {
             Self::Payment(message) => contract::digest(message.as_ref(), domain),
             Self::Escrow(message) => contract::digest(message.as_ref(), domain),
+            Self::Channel(message) => contract::digest(message.as_ref(), domain),
         }
     }
 
@@ -830,6 +885,7 @@ impl Message {
         match self {
             Self::Payment(message) => contract::typed_data(message.as_ref(), domain),
             Self::Escrow(message) => contract::typed_data(message.as_ref(), domain),
+            Self::Channel(message) => contract::typed_data(message.as_ref(), domain),
         }
     }
 }

@@ -339,6 +339,12 @@ impl Inner {
         self.own_relayers().len() == self.relayer_addresses().len()
     }
 
+    /// The fence of the keeper's lease, while this daemon has it.
+    pub(crate) fn keeper_fence(&self) -> Option<u64> {
+        let now = steady();
+        self.leases.held().get(KEEPER).filter(|lease| now < lease.until).map(|lease| lease.fence)
+    }
+
     /// May this daemon send what is signed by a relayer?
     pub(crate) fn may_send(&self, sender: Address) -> bool {
         self.holds(&relayer(sender))

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod auth;
 pub mod book;
 pub mod buyer;
+pub mod channel;
 pub mod cli;
 pub mod client;
 pub mod clock;

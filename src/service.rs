@@ -30,9 +30,14 @@ use crate::{
     auth,
     book::{Agent, Book},
     buyer,
+    channel::{
+        claim,
+        journal::{Journal, Writer},
+        payee::Meters,
+    },
     clock::Clock,
     config::Config,
-    contract,
+    contract::{self, hub::Hub},
     crash::{self, Point},
     engine::{Engine, EngineError, Inner, Stop},
     escrow, facilitator, governance, intake,
@@ -180,7 +185,7 @@ impl Service {
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
         let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())?;
-        let Awake { inner, queue, lock } = wake(config, Arc::new(keys), clock, rpc).await?;
+        let Awake { inner, queue, vouchers, lock } = wake(config, Arc::new(keys), clock, rpc).await?;
         let listen = inner.config.listen;
         let cannot = |source| StartError::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
@@ -213,6 +218,9 @@ impl Service {
             spawn("lease", Box::pin(lease::run(Arc::clone(&inner), stopped.clone())));
             spawn("keep", Box::pin(keep(Arc::clone(&inner), stopped.clone())));
             spawn("checkpoint", Box::pin(checkpoint(store.clone(), stopped.clone())));
+            if let Some(vouchers) = vouchers {
+                spawn("vouchers", Box::pin(vouchers.run(Arc::clone(&inner), stopped.clone())));
+            }
         }
         // Its endpoints have tasks of their own, and what hangs there shows as deliveries that wait.
         tasks.spawn(named("notify", notify::run(Arc::clone(&inner), stopped.clone())));
@@ -332,6 +340,8 @@ impl Service {
 pub(crate) struct Awake {
     pub inner: Arc<Inner>,
     pub queue: mpsc::Receiver<intake::Job>,
+    /// What makes vouchers durable, where there are channels.
+    pub vouchers: Option<Writer>,
     pub lock: StoreLock,
 }
 
@@ -373,6 +383,13 @@ pub(crate) async fn wake(
     let restored = notice(&config, &store, &rpc, (&keys, &clock), &addresses).await?;
     let nonce_epoch = nonce_epoch(&store).await?;
 
+    let (meters, vouchers) = if has_hub {
+        let (journal, writer) = Journal::new();
+        let hub = Hub::new(config.chain.chain_id, contract::hub::HUB);
+        (Some(Meters::new(hub, journal)), Some(writer))
+    } else {
+        (None, None)
+    };
     let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
     let inner = Arc::new(Inner {
         store: store.clone(),
@@ -383,6 +400,7 @@ pub(crate) async fn wake(
         escrow: escrow.map(|at| escrow::Place::new(config.chain.chain_id, at)),
         facilitator: facilitator::Desk::new(has_hub),
         sales: seller::Desk::default(),
+        meters,
         metrics: Metrics::default(),
         flights: Flights::default(),
         leases: Leases::default(),
@@ -422,7 +440,7 @@ pub(crate) async fn wake(
     lease::start(&inner).await?;
     buyer::remember(&inner).await?;
     crash::at(Point::StartLoaded);
-    Ok(Awake { inner, queue, lock })
+    Ok(Awake { inner, queue, vouchers, lock })
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
@@ -658,6 +676,9 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
                 Ok(()) => inner.written_s.store(inner.clock.now_s(), Ordering::Relaxed),
                 Err(error) => warn!(%error, "the store cannot be written"),
             }
+        }
+        if let Err(error) = claim::look(&inner, false).await {
+            warn!(%error, "what channels owe could not be looked at; trying again");
         }
         if let Err(error) = escrow::watch::look(&inner).await {
             warn!(%error, "the escrows' deadlines could not be looked at; trying again");

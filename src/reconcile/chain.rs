@@ -17,6 +17,7 @@ use crate::{
         IUsdc,
         escrow::IEscrowPayer,
         token::IEip3009,
+        hub::IChannelPayer,
     },
     money::Usdc,
     rpc::{At, Head, Rpc},
@@ -113,13 +114,14 @@ impl Moves {
             IPolicyWallet::BatchPaid::SIGNATURE_HASH,
             IPolicyWallet::Approved::SIGNATURE_HASH,
             IEscrowPayer::EscrowOpened::SIGNATURE_HASH,
+            IChannelPayer::ChannelFunded::SIGNATURE_HASH,
         ]]);
         let own = rpc.logs_by(config.wallet, span, topics, top).await?;
         // What the wallet itself says left by another door than a payment's: transaction, account,
         // amount. A door that is added is explained here.
         let mut other_doors: HashMap<(B256, Address, U256), u32> = HashMap::new();
-        // What went into an escrow was paid to its payee, as the wallet's own log says: transaction,
-        // amount; by whom it is held in between is the escrow's affair.
+        // What went into an escrow or a channel was paid to its payee, as the wallet's own log says:
+        // transaction, amount; by whom it is held in between is their affair.
         let mut opened: HashMap<(B256, U256), Vec<Address>> = HashMap::new();
         for log in &own {
             let transaction = log.transaction_hash.ok_or(NO_PLACE)?;
@@ -169,13 +171,16 @@ fn transfer_of(log: &Log) -> Result<IUsdc::Transfer, ReconcileError> {
     Ok(log.log_decode::<IUsdc::Transfer>().map_err(|_| NOT_AN_EVENT)?.inner.data)
 }
 
-/// Reads the wallet's log that it opened an escrow: how much, for whom.
+/// Reads the wallet's log that it opened an escrow or funded a channel: how much, for whom.
 fn opening_of(log: &Log) -> Option<(U256, Address)> {
-    let event = IEscrowPayer::EscrowOpened::decode_log(&log.inner).ok()?.data;
-    Some((event.amount, event.payee))
+    if let Ok(event) = IEscrowPayer::EscrowOpened::decode_log(&log.inner) {
+        return Some((event.data.amount, event.data.payee));
+    }
+    let event = IChannelPayer::ChannelFunded::decode_log(&log.inner).ok()?.data;
+    Some((event.amount, event.receiver))
 }
 
-/// Counts a receipt's transfers from the wallet to an account, or into an escrow for it.
+/// Counts a receipt's transfers from the wallet to an account, or into an escrow or a channel for it.
 pub(crate) fn transfers_in(config: &ChainConfig, logs: &[Log]) -> HashMap<(Address, U256), u32> {
     let mut found = HashMap::new();
     for (amount, payee) in

@@ -155,7 +155,8 @@ async fn signed(store: &Store) -> Result<Signed, StoreError> {
                 | Manifest::Tighten { .. }
                 | Manifest::Escrow { .. }
                 | Manifest::Settlement { .. }
-                | Manifest::Cancel,
+                | Manifest::Cancel
+                | Manifest::Claim { .. },
             ) => {}
             Err(error) => return Err(StoreError::corrupt("tx.manifest", error)),
         }

@@ -327,7 +327,7 @@ impl History {
         let rpc = Rpc::over(Box::new(self.shared.clone()), self.config.chain.rpc.clone(), CHAIN_ID);
         let wake = service::wake(self.config.clone(), keys(), self.clock.clone(), rpc);
         match Self::live(&self.shared, Box::pin(wake)).await {
-            Some(Ok(Awake { inner, queue, lock })) => {
+            Some(Ok(Awake { inner, queue, lock, .. })) => {
                 self.tell("  the daemon is up");
                 self.life = Some(Life {
                     engine: Engine::new(Arc::clone(&inner)),

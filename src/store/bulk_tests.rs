@@ -29,6 +29,7 @@ fn row(state: State) -> PaymentRow {
         policy_version: 1,
         refusal: None,
         escrow: None,
+        channel: None,
         tx_id: None,
         item: None,
         tries: 0,

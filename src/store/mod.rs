@@ -10,6 +10,7 @@ mod audit;
 mod backup;
 #[cfg(test)]
 mod bulk_tests;
+mod channel;
 mod delivery;
 mod escrow;
 mod event;
@@ -53,6 +54,7 @@ pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
     audit::AuditNote,
     backup::{BackupError, Contents, check_backup},
+    channel::{Earning, EarningRow, PurseRow},
     delivery::{DeliveryFilter, Due, EndpointRow, Fate, Replay, Subscriber},
     escrow::{ActionRow, EscrowRow, StepRow},
     event::Event,

@@ -47,6 +47,8 @@ pub struct PaymentRow {
     pub refusal: Option<Refusal>,
     /// The escrow it funds; else it goes to the payee at once.
     pub escrow: Option<B256>,
+    /// The channel it funds; by its receiver it is the payee's all the same.
+    pub channel: Option<B256>,
     /// The transaction that carries it.
     pub tx_id: Option<String>,
     /// Its place in that transaction, see [`ItemRef`].
@@ -141,7 +143,7 @@ macro_rules! select {
             "SELECT id, agent_id, idempotency_key, fingerprint, payee, payee_label, amount, reason, ",
             "context, context_hash, state, overrides, policy_version, refusal, tx_id, item_index, ",
             "tries, not_before_ms, expires_ms, tx_hash, block, block_time_s, created_ms, updated_ms, ",
-            "escrow_id ",
+            "escrow_id, channel_id ",
             "FROM ",
             $from,
             $rest
@@ -191,9 +193,9 @@ pub(super) const FOUND_LIKE: &str = "SELECT id FROM payment
 const INSERT: Many = Many {
     head: "INSERT INTO payment (id, agent_id, idempotency_key, fingerprint, payee, payee_label,
              amount, reason, context, context_hash, invoice, state, overrides, policy_version,
-             refusal, not_before_ms, expires_ms, created_ms, updated_ms, escrow_id)",
+             refusal, not_before_ms, expires_ms, created_ms, updated_ms, escrow_id, channel_id)",
     shared: 0,
-    columns: 20,
+    columns: 21,
     tail: "",
 };
 
@@ -252,6 +254,7 @@ fn read(row: &AnyRow) -> Result<PaymentRow, StoreError> {
         created_ms: int(22)?,
         updated_ms: int(23)?,
         escrow: maybe(24)?.map(|text| parse("payment.escrow_id", &text)).transpose()?,
+        channel: maybe(25)?.map(|text| parse("payment.channel_id", &text)).transpose()?,
     })
 }
 
@@ -566,7 +569,8 @@ impl Tx {
                     .bind(payment.expires_ms)
                     .bind(payment.created_ms)
                     .bind(payment.updated_ms)
-                    .bind(payment.escrow.map(|id| id.to_string()));
+                    .bind(payment.escrow.map(|id| id.to_string()))
+                    .bind(payment.channel.map(|id| id.to_string()));
             }
             insert.execute(&mut *self.inner).await?;
         }

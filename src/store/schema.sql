@@ -32,6 +32,7 @@ CREATE TABLE payment (
   policy_version  BIGINT NOT NULL,
   refusal         TEXT,
   escrow_id       TEXT,
+  channel_id      TEXT,
   tx_id           TEXT,
   item_index      BIGINT,
   tries           BIGINT NOT NULL DEFAULT 0,
@@ -389,3 +390,54 @@ CREATE TABLE lease (
   beat      BIGINT NOT NULL,
   length_ms BIGINT NOT NULL
 );
+
+-- Channels through which we are paid; the marks in their order: claimed, charged, ceiling, balance. `last`
+-- is the answer to the request charged last, for a payer that did not get it.
+CREATE TABLE meter (
+  id               TEXT PRIMARY KEY,
+  config           TEXT NOT NULL,
+  charged          BIGINT NOT NULL,
+  ceiling          BIGINT NOT NULL,
+  signature        TEXT NOT NULL,
+  balance          BIGINT NOT NULL,
+  claimed          BIGINT NOT NULL,
+  refund_nonce     BIGINT NOT NULL,
+  withdraw_since_s BIGINT,
+  read_ms          BIGINT NOT NULL,
+  owed_since_ms    BIGINT,
+  last             TEXT,
+  version          BIGINT NOT NULL
+);
+CREATE INDEX meter_owing ON meter (owed_since_ms) WHERE owed_since_ms IS NOT NULL;
+
+-- What was earned, by day (since 1970, UTC), route of the price list, and scheme.
+CREATE TABLE earning (
+  day    BIGINT NOT NULL,
+  route  TEXT NOT NULL,
+  scheme TEXT NOT NULL,
+  calls  BIGINT NOT NULL,
+  amount BIGINT NOT NULL,
+  PRIMARY KEY (day, route, scheme)
+);
+
+-- Channels of the wallet's own, out of which an agent buys. What was charged and signed is the payer's own
+-- count; `held_by` is the purchase whose voucher has left and whose charge is not known yet.
+CREATE TABLE purse (
+  id           TEXT PRIMARY KEY,
+  agent_id     TEXT NOT NULL,
+  receiver     TEXT NOT NULL,
+  config       TEXT NOT NULL,
+  state        TEXT NOT NULL,
+  charged      BIGINT NOT NULL,
+  ceiling      BIGINT NOT NULL,
+  signature    TEXT NOT NULL,
+  held_by      TEXT,
+  held_price   BIGINT NOT NULL,
+  balance      BIGINT NOT NULL,
+  claimed      BIGINT NOT NULL,
+  finalize_s   BIGINT,
+  read_ms      BIGINT NOT NULL,
+  version      BIGINT NOT NULL,
+  created_ms   BIGINT NOT NULL
+);
+CREATE INDEX purse_of_agent ON purse (agent_id, receiver) WHERE state <> 'closed';

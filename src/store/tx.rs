@@ -23,25 +23,31 @@ pub enum TxKind {
     Execute,
     /// `openEscrow`.
     Opening,
+    /// `fundChannel`.
+    Funding,
     /// A step of an escrow, by the wallet or by WorkEscrow itself.
     Escrow,
     /// A payment of others, by the facilitator.
     Settlement,
     /// A transfer of nothing to the sender itself: it uses up a nonce.
     Cancel,
+    /// `claimPackedWithSignature` and `settle`: what channels owe us.
+    Claim,
 }
 
 impl TxKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Batch,
         Self::Approved,
         Self::Tighten,
         Self::Submit,
         Self::Execute,
         Self::Opening,
+        Self::Funding,
         Self::Escrow,
         Self::Settlement,
         Self::Cancel,
+        Self::Claim,
     ];
 
     /// Returns the stored name.
@@ -54,9 +60,11 @@ impl TxKind {
             Self::Submit => "submit",
             Self::Execute => "execute",
             Self::Opening => "opening",
+            Self::Funding => "funding",
             Self::Escrow => "escrow",
             Self::Settlement => "settlement",
             Self::Cancel => "cancel",
+            Self::Claim => "claim",
         }
     }
 }

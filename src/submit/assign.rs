@@ -14,14 +14,16 @@ use tracing::{debug, warn};
 use super::{BatchRef, Manifest, Outgoing, prepare};
 use crate::{
     audit::{Draft, EventKind},
-    contract::{self, Batch, IPolicyWallet, PayBatch, escrow::IEscrowPayer},
+    contract::{
+        self, Batch, IPolicyWallet, PayBatch, escrow::IEscrowPayer, hub::IChannelPayer,
+    },
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
-    intake::Message,
+    intake::{Message, Purpose},
     payment::{AgentId, Event},
     pulse,
     refusal::{Code, Refusal},
-    store::{EscrowRow, ItemRef, PaymentRow, Tx, TxKind},
+    store::{EscrowRow, ItemRef, PaymentRow, PurseRow, Tx, TxKind},
 };
 
 /// Gas of a `payBatch` call beside its items: intrinsic, words, event. Unused gas is returned.
@@ -35,6 +37,8 @@ const GAS_ITEM: u64 = 65_000;
 const GAS_APPROVED: u64 = 300_000;
 /// Gas of `openEscrow` beside that of a payment: the escrow's own word, its logs, the allowance.
 const GAS_OPENING: u64 = 300_000;
+/// Gas of `fundChannel` beside that of a payment: the hub's words and logs, the way back.
+const GAS_FUNDING: u64 = 200_000;
 /// Gas for each operator's signature beside it.
 const GAS_SIGNATURE: u64 = 400_000;
 
@@ -322,9 +326,9 @@ async fn approved(
         .hint("ask again under a new Idempotency-Key");
         return never(inner, store, payment, why, now_ms).await;
     }
-    let escrow = inner.escrow_of(&payment).await?;
+    let funds = inner.funds_of(&payment).await?;
     let message =
-        Message::new(&payment, escrow.as_ref(), agent, approval.nonce, approval.deadline_s);
+        Message::new(&payment, funds.purpose(), agent, approval.nonce, approval.deadline_s);
     let digest = message.digest(&inner.domain);
     if digest != approval.digest {
         let why = Refusal::new(Code::Internal, "the payment differs from what was approved");
@@ -334,7 +338,10 @@ async fn approved(
     let quorum = signatures.iter().map(|row| (row.signer, row.signature)).collect::<Vec<_>>();
     let gas = GAS_APPROVED + GAS_SIGNATURE * quorum.len() as u64;
     let quorum = contract::encode_quorum(quorum);
-    let payouts = escrow.map(|escrow| escrow.payouts).unwrap_or_default();
+    let payouts = match funds {
+        Funds::Escrow(escrow) => escrow.payouts,
+        Funds::Nothing | Funds::Channel(_) => Vec::new(),
+    };
     let (kind, gas, calldata) = match message {
         Message::Payment(message) => {
             let call = IPolicyWallet::payApprovedCall {
@@ -356,6 +363,10 @@ async fn approved(
             let gas = gas + GAS_OPENING + GAS_ITEM * payouts.len() as u64;
             let call = IEscrowPayer::openEscrowCall { opening: *opening, payouts, r, vs, quorum };
             (TxKind::Opening, gas, call.abi_encode())
+        }
+        Message::Channel(funding) => {
+            let call = IChannelPayer::fundChannelCall { funding: *funding, r, vs, quorum };
+            (TxKind::Funding, gas + GAS_FUNDING, call.abi_encode())
         }
     };
     let manifest = Manifest::Approved {
@@ -437,18 +448,43 @@ impl Inner {
 impl PaymentRow {
     /// Has it a call of its own, under a signature that was made once?
     pub(crate) const fn has_own_door(&self) -> bool {
-        self.overrides != 0 || self.escrow.is_some()
+        self.overrides != 0 || self.escrow.is_some() || self.channel.is_some()
+    }
+}
+
+/// What a payment funds, read from the store.
+pub(crate) enum Funds {
+    /// Nothing: it goes to the payee at once.
+    Nothing,
+    /// An escrow.
+    Escrow(Box<EscrowRow>),
+    /// A channel.
+    Channel(Box<PurseRow>),
+}
+
+impl Funds {
+    /// What is signed for it.
+    pub(crate) fn purpose(&self) -> Purpose<'_> {
+        match self {
+            Self::Nothing => Purpose::Payee,
+            Self::Escrow(escrow) => Purpose::Escrow(escrow),
+            Self::Channel(purse) => Purpose::Channel(&purse.config),
+        }
     }
 }
 
 impl Inner {
-    /// Reads the escrow that a payment funds.
-    pub(crate) async fn escrow_of(
-        &self,
-        payment: &PaymentRow,
-    ) -> Result<Option<EscrowRow>, EngineError> {
-        let Some(id) = payment.escrow else { return Ok(None) };
-        let missing = || EngineError::Encode(format!("escrow {id} is not in the store"));
-        Ok(Some(self.store.escrow(id).await?.ok_or_else(missing)?))
+    /// Reads what a payment funds.
+    pub(crate) async fn funds_of(&self, payment: &PaymentRow) -> Result<Funds, EngineError> {
+        let missing = |what, id| EngineError::Encode(format!("{what} {id} is not in the store"));
+        if let Some(id) = payment.escrow {
+            let escrow = self.store.escrow(id).await?.ok_or_else(|| missing("escrow", id))?;
+            return Ok(Funds::Escrow(Box::new(escrow)));
+        }
+        if let Some(id) = payment.channel {
+            let purse = self.store.purse(id).await?.ok_or_else(|| missing("channel", id))?;
+            return Ok(Funds::Channel(Box::new(purse)));
+        }
+        Ok(Funds::Nothing)
     }
 }

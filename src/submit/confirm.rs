@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Flight, Manifest, Outgoing,
     assign::give_up,
-    fate::{self, Fate, Place, Signed},
+    fate::{self, Fate, Funded, Place, Signed},
     outcome::{self, BatchLogs, Outcome, Reason},
     prepare,
 };
@@ -527,7 +527,7 @@ async fn fates(
                 context: batch.context,
                 since: batch.since,
                 approved: false,
-                escrow: None,
+                funded: None,
             })
             .collect(),
         Manifest::Approved { payment, agent, nonce, deadline_s } => {
@@ -545,14 +545,15 @@ async fn fates(
                 context: row.context_hash,
                 since,
                 approved: true,
-                escrow: row.escrow,
+                funded: Funded::of(&row),
             }]
         }
         Manifest::Proposal { .. }
         | Manifest::Tighten { .. }
         | Manifest::Escrow { .. }
         | Manifest::Settlement { .. }
-        | Manifest::Cancel => return Ok(fates),
+        | Manifest::Cancel
+        | Manifest::Claim { .. } => return Ok(fates),
     };
     let logs = mined
         .receipt

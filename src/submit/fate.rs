@@ -18,7 +18,30 @@ use crate::{
     contract::IPolicyWallet,
     engine::{EngineError, Inner},
     rpc::{Head, LOG_SPAN, RpcError},
+    store::PaymentRow,
 };
+
+/// What a payment was to fund, by its id on chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Funded {
+    /// By `openEscrow`.
+    Escrow(B256),
+    /// By `fundChannel`.
+    Channel(B256),
+}
+
+impl Funded {
+    /// What a payment's row says.
+    pub(super) fn of(payment: &PaymentRow) -> Option<Self> {
+        payment.escrow.map(Self::Escrow).or(payment.channel.map(Self::Channel))
+    }
+
+    const fn id(self) -> B256 {
+        match self {
+            Self::Escrow(id) | Self::Channel(id) => id,
+        }
+    }
+}
 
 /// Something an agent signed that has left.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +54,10 @@ pub(super) struct Signed {
     pub context: B256,
     /// A block from before it left.
     pub since: u64,
-    /// By `payApproved` or `openEscrow`, not `payBatch`.
+    /// By `payApproved`, `openEscrow` or `fundChannel`, not `payBatch`.
     pub approved: bool,
-    /// The escrow that `openEscrow` was to open.
-    pub escrow: Option<B256>,
+    /// What it was to fund.
+    pub funded: Option<Funded>,
 }
 
 /// Where a payment was really paid: our transaction, or another that carried the same signature.
@@ -94,7 +117,7 @@ fn ran(
 ) -> Result<Option<BatchLogs>, EngineError> {
     let (wallet, logs) = (inner.config.chain.wallet, receipt.inner.logs());
     let found = if signed.approved {
-        outcome::approved(wallet, logs, signed.agent, signed.nonce, signed.escrow)
+        outcome::approved(wallet, logs, signed)
             .map(|context| BatchLogs { ran: Some((1, context)), ..BatchLogs::default() })
     } else {
         outcome::batches(wallet, logs).remove(&(signed.agent, signed.nonce))
@@ -124,8 +147,11 @@ async fn elsewhere(inner: &Inner, signed: &Signed, last: &Head) -> Result<Fate, 
             inner.rpc.logs_by(wallet, (from, to), topics, last).await
         };
         let mut logs = of(outcome::nonce_topics().to_vec(), B256::from(signed.nonce)).await?;
-        if let Some(escrow) = signed.escrow {
-            logs.append(&mut of(vec![outcome::opened_topic()], escrow).await?);
+        if let Some(funded) = signed.funded {
+            let mut more = of(vec![outcome::funded_topic(funded)], funded.id()).await?;
+            // A channel is funded many times: only one log carries this context.
+            more.retain(|log| outcome::approved(wallet, [log], signed) == Some(signed.context));
+            logs.append(&mut more);
         }
         if let Some(log) = logs.first() {
             if outcome::is_voided(log) {

@@ -54,6 +54,8 @@ pub(crate) enum Manifest {
     Settlement { id: String },
     /// Nothing: it uses up a nonce.
     Cancel,
+    /// Vouchers of these channels, claimed and paid out.
+    Claim { channels: Vec<B256> },
 }
 
 /// One agent's batch in a `payBatch` call.

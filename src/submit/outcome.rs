@@ -8,10 +8,12 @@ use alloy::{
     sol_types::{SolError, SolEvent as _, SolEventInterface as _},
 };
 
+use super::fate::{Funded, Signed};
 use crate::{
     contract::{
         IPolicyWallet::{self, IPolicyWalletErrors as Errors, IPolicyWalletEvents as Events},
         escrow::{IEscrowPayer, IWorkEscrow},
+        hub::IChannelPayer,
     },
     money::Usdc,
     refusal::{Code, Refusal},
@@ -97,19 +99,29 @@ pub(super) fn batches<'a>(
     found
 }
 
-/// Reads the log of `payApproved`, or of the opening of `escrow`: the context that was paid under this
-/// agent and nonce.
+/// Reads the log of `payApproved`, or of what it was to fund: the context that was paid under this agent
+/// and nonce.
 pub(super) fn approved<'a>(
     wallet: Address,
     logs: impl IntoIterator<Item = &'a Log>,
-    agent: Address,
-    nonce: U256,
-    escrow: Option<B256>,
+    signed: &Signed,
 ) -> Option<B256> {
+    let (agent, nonce) = (signed.agent, signed.nonce);
     logs.into_iter().filter(|log| log.address() == wallet).find_map(|log| {
-        if let Some(escrow) = escrow {
-            let event = IEscrowPayer::EscrowOpened::decode_log(&log.inner).ok()?;
-            return (event.agent == agent && event.escrowId == escrow).then_some(event.context);
+        match signed.funded {
+            Some(Funded::Escrow(escrow)) => {
+                let event = IEscrowPayer::EscrowOpened::decode_log(&log.inner).ok()?;
+                return (event.agent == agent && event.escrowId == escrow).then_some(event.context);
+            }
+            Some(Funded::Channel(channel)) => {
+                let event = IChannelPayer::ChannelFunded::decode_log(&log.inner).ok()?;
+                // Its event has no nonce; of several deposits the context tells them apart.
+                let own = event.agent == agent
+                    && event.channelId == channel
+                    && event.context == signed.context;
+                return own.then_some(event.context);
+            }
+            None => {}
         }
         match Events::decode_log(&log.inner).map(|log| log.data) {
             Ok(Events::Approved(event)) if event.agent == agent && event.nonce == nonce => {
@@ -307,9 +319,12 @@ pub(super) fn nonce_topics() -> [B256; 3] {
     ]
 }
 
-/// First topic of the event that names an agent and the escrow that it opened.
-pub(super) const fn opened_topic() -> B256 {
-    IEscrowPayer::EscrowOpened::SIGNATURE_HASH
+/// First topic of the event that names an agent and what it funded.
+pub(super) const fn funded_topic(funded: Funded) -> B256 {
+    match funded {
+        Funded::Escrow(_) => IEscrowPayer::EscrowOpened::SIGNATURE_HASH,
+        Funded::Channel(_) => IChannelPayer::ChannelFunded::SIGNATURE_HASH,
+    }
 }
 
 /// Does the log say that the nonce was voided?

@@ -1,0 +1,390 @@
+//! Channels that we are paid through and those that we pay through, and what was earned by route and day.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{
+    Store, StoreError, Tx,
+    many::Many,
+    parse,
+    payment::{json, narrow_amount, to_json, unsigned},
+};
+use crate::{
+    channel::{
+        meter::{MeterRow, OnChain},
+        purse::PurseState,
+    },
+    money::Usdc,
+    payment::AgentId,
+};
+
+pub use crate::channel::purse::PurseRow;
+
+/// What one charge earned, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earning {
+    /// The day in UTC, as days since 1970.
+    pub day: u64,
+    /// The route's name in the price list.
+    pub route: String,
+    /// How it was paid: `exact`, `batch-settlement`, `evm/charge`.
+    pub scheme: String,
+    /// How much.
+    pub amount: Usdc,
+}
+
+/// What a route earned on a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarningRow {
+    /// Day, route and scheme, and the sum.
+    pub earned: Earning,
+    /// Charges in it.
+    pub calls: u64,
+}
+
+const PUT: Many = Many {
+    head: "INSERT INTO meter (id, config, charged, ceiling, signature, balance, claimed,
+             refund_nonce, withdraw_since_s, read_ms, owed_since_ms, last, version)",
+    shared: 0,
+    columns: 13,
+    tail: " ON CONFLICT (id) DO UPDATE SET charged = excluded.charged,
+             ceiling = excluded.ceiling, signature = excluded.signature,
+             balance = excluded.balance, claimed = excluded.claimed,
+             refund_nonce = excluded.refund_nonce,
+             withdraw_since_s = excluded.withdraw_since_s, read_ms = excluded.read_ms,
+             owed_since_ms = excluded.owed_since_ms, last = excluded.last,
+             version = excluded.version
+           WHERE excluded.version > meter.version",
+};
+
+const EARN: Many = Many {
+    head: "INSERT INTO earning (day, route, scheme, calls, amount)",
+    shared: 0,
+    columns: 5,
+    tail: " ON CONFLICT (day, route, scheme) DO UPDATE SET
+             calls = earning.calls + excluded.calls, amount = earning.amount + excluded.amount",
+};
+
+macro_rules! select_meter {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, config, charged, ceiling, signature, balance, claimed, refund_nonce, ",
+            "withdraw_since_s, read_ms, owed_since_ms, last, version FROM meter ",
+            $rest
+        )
+    };
+}
+
+fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
+    let text = |index: usize| row.try_get::<String, _>(index);
+    let int = |index: usize| row.try_get::<i64, _>(index);
+    let signature = text(4)?;
+    Ok(MeterRow {
+        id: parse("meter.id", &text(0)?)?,
+        config: json("meter.config", &text(1)?)?,
+        charged: narrow_amount(int(2)?)?,
+        ceiling: narrow_amount(int(3)?)?,
+        signature: hex::decode(&signature)
+            .map_err(|_| StoreError::corrupt("meter.signature", &signature))?,
+        chain: OnChain {
+            balance: narrow_amount(int(5)?)?,
+            claimed: narrow_amount(int(6)?)?,
+            refund_nonce: unsigned("meter.refund_nonce", int(7)?)?,
+            withdraw_since_s: row
+                .try_get::<Option<i64>, _>(8)?
+                .map(|at| unsigned("meter.withdraw_since_s", at))
+                .transpose()?,
+            read_ms: int(9)?,
+        },
+        owed_since_ms: row.try_get(10)?,
+        last: row
+            .try_get::<Option<String>, _>(11)?
+            .map(|text| json("meter.last", &text))
+            .transpose()?,
+        version: unsigned("meter.version", int(12)?)?,
+    })
+}
+
+macro_rules! select_purse {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, agent_id, config, state, charged, ceiling, signature, held_by, held_price, ",
+            "balance, claimed, finalize_s, read_ms, version, created_ms FROM purse ",
+            $rest
+        )
+    };
+}
+
+fn read_purse(row: &AnyRow) -> Result<PurseRow, StoreError> {
+    let text = |index: usize| row.try_get::<String, _>(index);
+    let int = |index: usize| row.try_get::<i64, _>(index);
+    let (state, signature) = (text(3)?, text(6)?);
+    let price = narrow_amount(int(8)?)?;
+    Ok(PurseRow {
+        id: parse("purse.id", &text(0)?)?,
+        agent: parse("purse.agent_id", &text(1)?)?,
+        config: json("purse.config", &text(2)?)?,
+        state: PurseState::from_name(&state)
+            .ok_or_else(|| StoreError::corrupt("purse.state", &state))?,
+        charged: narrow_amount(int(4)?)?,
+        ceiling: narrow_amount(int(5)?)?,
+        signature: hex::decode(&signature)
+            .map_err(|_| StoreError::corrupt("purse.signature", &signature))?,
+        held: row.try_get::<Option<String>, _>(7)?.map(|by| (by, price)),
+        chain: OnChain {
+            balance: narrow_amount(int(9)?)?,
+            claimed: narrow_amount(int(10)?)?,
+            read_ms: int(12)?,
+            ..OnChain::default()
+        },
+        finalize_s: row
+            .try_get::<Option<i64>, _>(11)?
+            .map(|at| unsigned("purse.finalize_s", at))
+            .transpose()?,
+        version: unsigned("purse.version", int(13)?)?,
+        created_ms: int(14)?,
+    })
+}
+
+impl Store {
+    /// Reads a channel of the wallet's own.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purse(&self, id: B256) -> Result<Option<PurseRow>, StoreError> {
+        let row = sqlx::query(select_purse!("WHERE id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(read_purse).transpose()
+    }
+
+    /// Reads an agent's channels to a receiver that are not closed, the newest first, at most 32.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purses_to(
+        &self,
+        agent: &AgentId,
+        receiver: Address,
+    ) -> Result<Vec<PurseRow>, StoreError> {
+        let rows = sqlx::query(select_purse!(
+            "WHERE agent_id = $1 AND receiver = $2 AND state <> 'closed'
+             ORDER BY created_ms DESC, id LIMIT 32"
+        ))
+        .bind(agent.as_str())
+        .bind(receiver.to_string())
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_purse).collect()
+    }
+
+    /// Reads the wallet's own channels, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purses(&self, limit: u32) -> Result<Vec<PurseRow>, StoreError> {
+        let rows = sqlx::query(select_purse!("ORDER BY created_ms DESC, id LIMIT $1"))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(read_purse).collect()
+    }
+
+    /// Reads a channel.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn meter(&self, id: B256) -> Result<Option<MeterRow>, StoreError> {
+        let row = sqlx::query(select_meter!("WHERE id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(read_meter).transpose()
+    }
+
+    /// Reads the channels that owe us something, the longest owing first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn meters_owing(&self, limit: u32) -> Result<Vec<MeterRow>, StoreError> {
+        let rows = sqlx::query(select_meter!(
+            "WHERE owed_since_ms IS NOT NULL ORDER BY owed_since_ms, id LIMIT $1"
+        ))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_meter).collect()
+    }
+
+    /// Reads channels by id, at most `limit`, from after `after` on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn meters(
+        &self,
+        after: Option<B256>,
+        limit: u32,
+    ) -> Result<Vec<MeterRow>, StoreError> {
+        let rows = sqlx::query(select_meter!("WHERE id > $1 ORDER BY id LIMIT $2"))
+            .bind(after.map(|id| id.to_string()).unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(read_meter).collect()
+    }
+
+    /// Reads what was earned from a day on, the newest day first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn earnings(&self, from_day: u64) -> Result<Vec<EarningRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT day, route, scheme, calls, amount FROM earning WHERE day >= $1
+             ORDER BY day DESC, route, scheme",
+        )
+        .bind(from_day.cast_signed())
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(EarningRow {
+                    earned: Earning {
+                        day: unsigned("earning.day", row.try_get(0)?)?,
+                        route: row.try_get(1)?,
+                        scheme: row.try_get(2)?,
+                        amount: narrow_amount(row.try_get(4)?)?,
+                    },
+                    calls: unsigned("earning.calls", row.try_get(3)?)?,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Tx {
+    /// Opens a channel of the wallet's own; one that is there stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_purse(&mut self, purse: &PurseRow) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO purse (id, agent_id, receiver, config, state, charged, ceiling, signature,
+               held_price, balance, claimed, read_ms, version, created_ms)
+             VALUES ($1, $2, $3, $4, $5, 0, 0, '', 0, 0, 0, $6, 0, $7) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(purse.id.to_string())
+        .bind(purse.agent.as_str())
+        .bind(purse.config.receiver.to_string())
+        .bind(to_json("purse.config", &purse.config)?)
+        .bind(purse.state.as_str())
+        .bind(purse.chain.read_ms)
+        .bind(purse.created_ms)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps a channel of the wallet's own as it is now. Answers `false`, and keeps nothing, if it has
+    /// changed since it was read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_purse(&mut self, purse: &PurseRow, read: u64) -> Result<bool, StoreError> {
+        let (held_by, held_price) = match &purse.held {
+            Some((by, price)) => (Some(by.as_str()), *price),
+            None => (None, Usdc::ZERO),
+        };
+        let done = sqlx::query(
+            "UPDATE purse SET state = $2, charged = $3, ceiling = $4, signature = $5, held_by = $6,
+               held_price = $7, balance = $8, claimed = $9, finalize_s = $10, read_ms = $11,
+               version = $12
+             WHERE id = $1 AND version = $13",
+        )
+        .bind(purse.id.to_string())
+        .bind(purse.state.as_str())
+        .bind(purse.charged.as_i64())
+        .bind(purse.ceiling.as_i64())
+        .bind(hex::encode(&purse.signature))
+        .bind(held_by.map(str::to_owned))
+        .bind(held_price.as_i64())
+        .bind(purse.chain.balance.as_i64())
+        .bind(purse.chain.claimed.as_i64())
+        .bind(purse.finalize_s.map(u64::cast_signed))
+        .bind(purse.chain.read_ms)
+        .bind(purse.version.cast_signed())
+        .bind(read.cast_signed())
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Keeps channels as they are now. Of several rows of one channel, and of what is stored, the
+    /// latest version stands.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_meters(&mut self, rows: &[&MeterRow]) -> Result<(), StoreError> {
+        let mut latest: BTreeMap<B256, &MeterRow> = BTreeMap::new();
+        for row in rows {
+            let known = latest.entry(row.id).or_insert(row);
+            if row.version > known.version {
+                *known = row;
+            }
+        }
+        let rows: Vec<&MeterRow> = latest.into_values().collect();
+        for part in PUT.parts(&rows) {
+            let mut query = PUT.of(part.len());
+            for row in part {
+                let last =
+                    row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
+                query = query
+                    .bind(row.id.to_string())
+                    .bind(to_json("meter.config", &row.config)?)
+                    .bind(row.charged.as_i64())
+                    .bind(row.ceiling.as_i64())
+                    .bind(hex::encode(&row.signature))
+                    .bind(row.chain.balance.as_i64())
+                    .bind(row.chain.claimed.as_i64())
+                    .bind(row.chain.refund_nonce.cast_signed())
+                    .bind(row.chain.withdraw_since_s.map(u64::cast_signed))
+                    .bind(row.chain.read_ms)
+                    .bind(row.owed_since_ms)
+                    .bind(last)
+                    .bind(row.version.cast_signed());
+            }
+            query.execute(&mut *self.inner).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds up what was earned, by day, route and scheme.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_earnings(&mut self, earned: &[&Earning]) -> Result<(), StoreError> {
+        let mut sums: BTreeMap<(u64, &str, &str), (i64, Usdc)> = BTreeMap::new();
+        for earning in earned {
+            let sum = sums
+                .entry((earning.day, &earning.route, &earning.scheme))
+                .or_insert((0, Usdc::ZERO));
+            *sum = (sum.0 + 1, sum.1.saturating_add(earning.amount));
+        }
+        let sums: Vec<_> = sums.into_iter().collect();
+        for part in EARN.parts(&sums) {
+            let mut query = EARN.of(part.len());
+            for ((day, route, scheme), (calls, amount)) in part {
+                query = query
+                    .bind(day.cast_signed())
+                    .bind((*route).to_owned())
+                    .bind((*scheme).to_owned())
+                    .bind(*calls)
+                    .bind(amount.as_i64());
+            }
+            query.execute(&mut *self.inner).await?;
+        }
+        Ok(())
+    }
+}
