@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::meter::MeterRow;
 use crate::{
     engine::{Inner, Stop},
+    pulse,
     refusal::{Code, Refusal},
     store::Earning,
 };
@@ -63,6 +64,7 @@ impl Writer {
     pub(crate) async fn run(mut self, inner: Arc<Inner>, stop: Stop) {
         let mut group = Vec::with_capacity(GROUP);
         loop {
+            pulse::rest();
             let taken = tokio::select! {
                 taken = self.0.recv_many(&mut group, GROUP) => taken,
                 () = stop.asked(), if !self.0.is_closed() => {
@@ -70,6 +72,7 @@ impl Writer {
                     continue;
                 }
             };
+            pulse::work();
             if taken == 0 {
                 return;
             }
