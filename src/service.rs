@@ -185,7 +185,8 @@ impl Service {
     /// See [`StartError`]: the daemon starts whole or not at all.
     pub async fn start(config: Config, keys: Keys, clock: Clock) -> Result<Self, StartError> {
         let rpc = Rpc::new(config.chain.rpc.clone(), config.chain.chain_id, config.rpc_timeout())?;
-        let Awake { inner, queue, vouchers, lock } = wake(config, Arc::new(keys), clock, rpc).await?;
+        let Awake { inner, queue, vouchers, lock } =
+            wake(config, Arc::new(keys), clock, rpc).await?;
         let listen = inner.config.listen;
         let cannot = |source| StartError::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;

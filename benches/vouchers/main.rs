@@ -24,7 +24,7 @@ use bursar::{
     store::{Earning, Store},
     x402::batch::ChannelConfig,
 };
-use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 /// Channels that pay at the same time.
 const CHANNELS: usize = 64;
@@ -83,7 +83,8 @@ fn main() {
 
     let rate = |time: Duration| count as f64 / time.as_secs_f64();
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
+    table.set_header([
         "one core, libsecp256k1 with a cached key",
         "vouchers/s (CPU time)",
         "vouchers/s (wall)",

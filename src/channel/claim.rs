@@ -115,8 +115,7 @@ fn under_way(inner: &Inner) -> Result<BTreeSet<B256>, EngineError> {
     let mut found = BTreeSet::new();
     for flight in inner.flights.all() {
         if flight.open.tx.kind == TxKind::Claim
-            && let Ok(Manifest::Claim { channels }) =
-                serde_json::from_str(&flight.open.tx.manifest)
+            && let Ok(Manifest::Claim { channels }) = serde_json::from_str(&flight.open.tx.manifest)
         {
             found.extend(channels);
         }
@@ -149,7 +148,8 @@ async fn claim(
     };
     let settled = IChannelHub::settleCall { receiver, token };
     let claimed = Bytes::from(claimed.abi_encode());
-    let both = IChannelHub::multicallCall { data: vec![claimed.clone(), settled.abi_encode().into()] };
+    let both =
+        IChannelHub::multicallCall { data: vec![claimed.clone(), settled.abi_encode().into()] };
     // A receiver whom the token refuses still gets its claims secured.
     let mut calldata = Bytes::from(both.abi_encode());
     if let Err(RpcError::Refused { message, .. }) =
@@ -204,8 +204,9 @@ fn pack(meters: &Meters, rows: &[MeterRow]) -> Packed {
         let digest = meters.hub().voucher_digest(row.id, entry.max);
         let whole = voucher::whole(digest, &row.signature, row.config.payer_authorizer);
         let signature = whole.ok().and_then(|whole| Signature::from_raw_array(&whole).ok());
-        let bytes = signature
-            .and_then(|signature| pack_row(&row.config.into(), entry.max, entry.total, &signature).ok());
+        let bytes = signature.and_then(|signature| {
+            pack_row(&row.config.into(), entry.max, entry.total, &signature).ok()
+        });
         match bytes {
             Some(bytes) => {
                 packed.bytes.extend_from_slice(&bytes);

@@ -172,11 +172,7 @@ impl Meter {
     ///
     /// # Errors
     /// [`Reject`].
-    pub fn admit(
-        &mut self,
-        hub: &Hub,
-        voucher: Presented<'_>,
-    ) -> Result<Admitted, Reject> {
+    pub fn admit(&mut self, hub: &Hub, voucher: Presented<'_>) -> Result<Admitted, Reject> {
         let row = &self.row;
         // Byte for byte what was verified when it was charged: the one case that skips a check.
         if let Some(last) = &row.last

@@ -6,9 +6,7 @@ use alloy::{
 };
 use proptest::prelude::*;
 
-use super::{
-    meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject},
-};
+use super::meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject};
 use crate::{
     contract::hub::Hub,
     money::Usdc,

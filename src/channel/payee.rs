@@ -213,8 +213,7 @@ impl Meters {
             live.retain(|_, meter| Arc::strong_count(meter) > 1);
         }
         // Of two that read it at once, the first one's is everybody's.
-        let meter =
-            live.entry(id).or_insert_with(|| Arc::new(AsyncMutex::new(Meter::new(row))));
+        let meter = live.entry(id).or_insert_with(|| Arc::new(AsyncMutex::new(Meter::new(row))));
         Ok(Arc::clone(meter))
     }
 

@@ -167,9 +167,7 @@ fn state(row: &MeterRow) -> ChannelState {
 
 /// The offer with the channel's state in it, and the payer's own last voucher as proof of it.
 fn corrective(offer: &Requirements, row: &MeterRow) -> Result<Requirements, Refusal> {
-    let unwritable = |_| {
-        Refusal::new(crate::refusal::Code::Internal, "an offer cannot be written")
-    };
+    let unwritable = |_| Refusal::new(crate::refusal::Code::Internal, "an offer cannot be written");
     let mut fields: Map<String, Value> =
         serde_json::to_value(offer).and_then(serde_json::from_value).map_err(unwritable)?;
     let extra = fields.entry("extra").or_insert_with(|| json!({}));

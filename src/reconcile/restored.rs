@@ -556,6 +556,7 @@ fn row(inner: &Inner, transfer: &Undecided) -> PaymentRow {
         policy_version: transfer.version,
         refusal: None,
         escrow: None,
+        channel: None,
         tx_id: None,
         item: None,
         tries: 0,

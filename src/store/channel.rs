@@ -338,8 +338,7 @@ impl Tx {
         for part in PUT.parts(&rows) {
             let mut query = PUT.of(part.len());
             for row in part {
-                let last =
-                    row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
+                let last = row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
                 query = query
                     .bind(row.id.to_string())
                     .bind(to_json("meter.config", &row.config)?)

@@ -14,9 +14,7 @@ use tracing::{debug, warn};
 use super::{BatchRef, Manifest, Outgoing, prepare};
 use crate::{
     audit::{Draft, EventKind},
-    contract::{
-        self, Batch, IPolicyWallet, PayBatch, escrow::IEscrowPayer, hub::IChannelPayer,
-    },
+    contract::{self, Batch, IPolicyWallet, PayBatch, escrow::IEscrowPayer, hub::IChannelPayer},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     intake::{Message, Purpose},
