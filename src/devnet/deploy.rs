@@ -236,6 +236,13 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
         };
         changes.push(call.abi_encode().into());
     }
+    for relayer in &cast.relayers {
+        let call = IPolicyChanges::setChannelAuthorizerCall {
+            authorizer: *relayer,
+            longestDelay: U256::from(plan.claimer_longest_s),
+        };
+        changes.push(call.abi_encode().into());
+    }
     let cap = U256::from(plan.wallet_cap.units() / UNITS_PER_USDC * UNITS_PER_USDC);
     changes.push(IPolicyChanges::setWalletCapCall { cap }.abi_encode().into());
     // One hash for the set: over the hashes of the policy files, in the order of the agents' keys.

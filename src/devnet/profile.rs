@@ -99,6 +99,8 @@ pub struct Plan {
     pub relayers: u32,
     /// ETH in each.
     pub relayer_eth: u64,
+    /// Longest withdrawal delay, seconds, of a channel that a gas key claims from.
+    pub claimer_longest_s: u32,
     /// The daemon's words on a devnet. Public.
     pub seed_mnemonic: String,
     /// Opens the devnet's seed and the operators' keystores. Public.
