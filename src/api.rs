@@ -6,6 +6,7 @@
 
 mod agent;
 mod caller;
+mod channel;
 mod escrow;
 mod facilitator;
 mod frame;
@@ -106,6 +107,8 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(operator::apply_proposal))
         .routes(routes!(operator::cancel_proposal))
         .routes(routes!(operator::status))
+        .routes(routes!(channel::list))
+        .routes(routes!(channel::claim))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::enable))

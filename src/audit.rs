@@ -150,6 +150,10 @@ events! {
     EscrowCompleted = "escrow.completed";
     /// What channels owe us was sent to be claimed.
     ChannelsClaimed = "channels.claimed";
+    /// What a channel owed us was claimed, at depth.
+    ChannelClaimFinalized = "channel.claim_finalized";
+    /// Money of a channel is on its way back to its payer.
+    ChannelRefunded = "channel.refunded";
     /// Ended: its last step gave what was left to the payer.
     EscrowRejected = "escrow.rejected";
     /// USDC refused a payment: it waits at the contract.

@@ -22,9 +22,9 @@ use crate::{
     escrow::{ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView},
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
-        AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
-        ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder,
-        WalletView, WebhookView,
+        AgentView, ApprovalView, ChannelsView, ClaimsView, DeliveryView, PaymentPage, PaymentView,
+        Permissions, ProposalView, ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation,
+        StatusView, TightenOrder, WalletView, WebhookView,
     },
 };
 
@@ -434,6 +434,22 @@ impl OperatorClient {
     /// [`ClientError`].
     pub async fn status(&self) -> Result<StatusView, ClientError> {
         self.get("/v1/operator/status".to_owned()).await
+    }
+
+    /// Lists channels: those that we are paid through, and the wallet's own.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn channels(&self) -> Result<ChannelsView, ClientError> {
+        self.get("/v1/operator/channels".to_owned()).await
+    }
+
+    /// Claims now what channels owe.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn claim_channels(&self) -> Result<ClaimsView, ClientError> {
+        self.bare("/v1/operator/channels/claim".to_owned()).await
     }
 
     /// Lists the webhook endpoints and how they fare.

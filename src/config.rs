@@ -364,8 +364,13 @@ pub struct ChannelsConfig {
     pub claim_at: Usdc,
     /// Seconds after which what is owed is claimed whatever it is.
     pub claim_after_s: u64,
+    /// Seconds after which a channel that owes us something is looked at on chain again.
+    pub watch_s: u64,
     /// Seconds a payer of ours waits for its money: 900 to 2,592,000.
     pub withdraw_delay_s: u32,
+    /// USDC that a payer puts into a channel at least, since we carry it to the chain; and no less than
+    /// ten calls cost.
+    pub min_deposit: Usdc,
 }
 
 impl Default for ChannelsConfig {
@@ -373,7 +378,9 @@ impl Default for ChannelsConfig {
         Self {
             claim_at: Usdc::from_units(5 * UNITS_PER_USDC).unwrap_or_default(),
             claim_after_s: 86_400,
+            watch_s: 30,
             withdraw_delay_s: 86_400,
+            min_deposit: Usdc::from_units(UNITS_PER_USDC / 20).unwrap_or_default(),
         }
     }
 }
@@ -549,6 +556,17 @@ impl Config {
             10,
             3_600,
             "use 10 to 3600",
+        )?;
+        let channels = &self.channels;
+        let delay = channels.withdraw_delay_s.into();
+        range("channels.withdraw_delay_s", delay, 900, 2_592_000, "use 900 to 2592000")?;
+        range("channels.watch_s", channels.watch_s, 1, 300, "use 1 to 300")?;
+        range(
+            "channels.claim_after_s",
+            channels.claim_after_s,
+            60,
+            2_592_000,
+            "use 60 to 2592000",
         )?;
         range("webhooks.keep_days", self.webhooks.keep_days, 7, 3_650, "use 7 to 3650")?;
         range("webhooks.timeout_s", self.webhooks.timeout_s, 1, 30, "use 1 to 30")?;

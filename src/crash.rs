@@ -52,6 +52,18 @@ pub(crate) enum Point {
     SaleServed,
     /// A sale's settlement has an answer; that is not durable with the sale.
     SaleSettled,
+    /// A deposit into a channel is settled; its voucher is not durable.
+    DepositSettled,
+    /// A voucher is durable; its handler was not asked.
+    VoucherCommitted,
+    /// The handler answered; neither answer nor charge is durable.
+    ChargeMade,
+    /// The charge is durable with its answer; nobody was told.
+    ChargeCommitted,
+    /// A refund is promised, durably; nothing is signed.
+    RefundKept,
+    /// A claim is signed and durable; nobody has it.
+    ClaimCommitted,
     /// Webhooks are claimed; nobody has them.
     WebhookClaimed,
     /// Endpoints answered; that is not durable.
@@ -98,6 +110,12 @@ mod armed {
                 Self::SaleOpened => "sale.opened",
                 Self::SaleServed => "sale.served",
                 Self::SaleSettled => "sale.settled",
+                Self::DepositSettled => "deposit.settled",
+                Self::VoucherCommitted => "voucher.committed",
+                Self::ChargeMade => "charge.made",
+                Self::ChargeCommitted => "charge.committed",
+                Self::RefundKept => "refund.kept",
+                Self::ClaimCommitted => "claim.committed",
                 Self::WebhookClaimed => "webhook.claimed",
                 Self::WebhookAnswered => "webhook.answered",
             }

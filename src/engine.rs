@@ -23,7 +23,7 @@ use crate::{
     audit::{Draft, EventKind},
     book::{Agent, Book},
     buyer::{self, FetchRequest, FetchView, PurchasePage, Receipt},
-    channel::payee::Meters,
+    channel::{self, payee::Meters},
     clock::{self, Clock},
     config::Config,
     escrow::{
@@ -46,9 +46,10 @@ use crate::{
     store::{PaymentRow, Store, StoreError, Tx, Word},
     submit::{Flight, Flights, broadcast},
     view::{
-        AgentView, AlertView, ApprovalView, DeliveryState, DeliveryView, PaymentPage, PaymentView,
-        Permissions, ProposalView, ProposeBody, QueueView, ReplayBody, SignatureBody, Simulation,
-        StatusView, TightenOrder, WaitKind, WaitView, WalletView, WebhookView,
+        AgentView, AlertView, ApprovalView, ChannelsView, ClaimsView, DeliveryState, DeliveryView,
+        PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody, QueueView, ReplayBody,
+        SignatureBody, Simulation, StatusView, TightenOrder, WaitKind, WaitView, WalletView,
+        WebhookView,
     },
 };
 
@@ -1054,6 +1055,22 @@ impl Engine {
             daemon: inner.store.me().to_owned(),
             leases: lease::shown(&inner.store).await?,
         })
+    }
+
+    /// Lists channels: those that we are paid through, and the wallet's own.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn channels(&self) -> Result<ChannelsView, Refusal> {
+        Ok(channel::show::all(&self.inner).await?)
+    }
+
+    /// Claims now what channels owe.
+    ///
+    /// # Errors
+    /// `unavailable`, where another daemon keeps the channels, too.
+    pub async fn claim_channels(&self) -> Result<ClaimsView, Refusal> {
+        channel::show::claim_now(&self.inner).await
     }
 
     /// Lists the webhook endpoints and how they fare.

@@ -345,6 +345,18 @@ impl Inner {
         self.leases.held().get(KEEPER).filter(|lease| now < lease.until).map(|lease| lease.fence)
     }
 
+    /// The fence under which this daemon keeps, or did until somebody deprives it: what was read under
+    /// another one is not to be written.
+    pub(crate) fn held_keeper_fence(&self) -> Option<u64> {
+        self.leases.held().get(KEEPER).map(|lease| lease.fence)
+    }
+
+    /// The daemon that keeps, as the store has it.
+    pub(crate) async fn keeper(&self) -> Option<String> {
+        let leases = self.store.leases().await.ok()?;
+        leases.into_iter().find(|row| row.name == KEEPER).map(|row| row.holder)
+    }
+
     /// May this daemon send what is signed by a relayer?
     pub(crate) fn may_send(&self, sender: Address) -> bool {
         self.holds(&relayer(sender))

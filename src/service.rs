@@ -384,12 +384,13 @@ pub(crate) async fn wake(
     let restored = notice(&config, &store, &rpc, (&keys, &clock), &addresses).await?;
     let nonce_epoch = nonce_epoch(&store).await?;
 
-    let (meters, vouchers) = if has_hub {
-        let (journal, writer) = Journal::new();
-        let hub = Hub::new(config.chain.chain_id, contract::hub::HUB);
-        (Some(Meters::new(hub, journal)), Some(writer))
-    } else {
-        (None, None)
+    let (meters, vouchers) = match addresses.first() {
+        Some(authorizer) if has_hub => {
+            let (journal, writer) = Journal::new();
+            let hub = Hub::new(config.chain.chain_id, contract::hub::HUB);
+            (Some(Meters::new(hub, *authorizer, journal)), Some(writer))
+        }
+        _ => (None, None),
     };
     let (jobs, queue) = mpsc::channel(config.payments.intake_queue);
     let inner = Arc::new(Inner {

@@ -587,3 +587,114 @@ pub struct RejectBody {
     /// 1 to 500 bytes; the agent sees it.
     pub reason: String,
 }
+
+/// Channels: those that we are paid through, and those that agents of the wallet pay through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChannelsView {
+    /// Who claims them, and why nobody does where it is another daemon.
+    pub keeper: bool,
+    /// Charged in all of `paid_by` that are shown, and not claimed yet.
+    #[schema(value_type = String)]
+    pub owed: Usdc,
+    /// Channels that we are paid through: those that owe first, then by id.
+    pub paid_by: Vec<MeterView>,
+    /// Channels of the wallet's own, the newest first.
+    pub paying: Vec<PurseView>,
+}
+
+/// A channel that we are paid through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MeterView {
+    /// Its id: the EIP-712 hash of its config.
+    #[schema(value_type = String)]
+    pub channel: B256,
+    /// Whose money.
+    #[schema(value_type = String)]
+    pub payer: Address,
+    /// Who is paid.
+    #[schema(value_type = String)]
+    pub receiver: Address,
+    /// In the channel: deposited in all, less what went back; at a final block.
+    #[schema(value_type = String)]
+    pub balance: Usdc,
+    /// Of it, claimed.
+    #[schema(value_type = String)]
+    pub claimed: Usdc,
+    /// Charged in all.
+    #[schema(value_type = String)]
+    pub charged: Usdc,
+    /// Signed for in all: no claim can say more.
+    #[schema(value_type = String)]
+    pub signed: Usdc,
+    /// Charged and not claimed yet.
+    #[schema(value_type = String)]
+    pub owed: Usdc,
+    /// Charged, and gone with the payer before it was claimed.
+    #[schema(value_type = String)]
+    pub lost: Usdc,
+    /// Since when it owes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub owed_since: Option<Timestamp>,
+    /// When the payer asked to withdraw what is left: from then on it buys nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub leaving_since: Option<Timestamp>,
+    /// When it can take it: what it owes is claimed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub leaves_at: Option<Timestamp>,
+    /// On its way back to the payer.
+    #[schema(value_type = String)]
+    pub refund: Usdc,
+    /// When the chain was looked at.
+    #[schema(value_type = String)]
+    pub read_at: Timestamp,
+}
+
+/// A channel that an agent of the wallet pays through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PurseView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub channel: B256,
+    /// Who spends.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// Who is paid.
+    #[schema(value_type = String)]
+    pub receiver: Address,
+    /// `open`, `closing` or `closed`.
+    pub state: String,
+    /// In the channel.
+    #[schema(value_type = String)]
+    pub balance: Usdc,
+    /// Charged in all, by our own count.
+    #[schema(value_type = String)]
+    pub charged: Usdc,
+    /// Signed for in all.
+    #[schema(value_type = String)]
+    pub signed: Usdc,
+    /// Of it, claimed.
+    #[schema(value_type = String)]
+    pub claimed: Usdc,
+    /// What it can still pay for.
+    #[schema(value_type = String)]
+    pub left: Usdc,
+    /// When what is left can be taken home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub comes_home_at: Option<Timestamp>,
+    /// Since when it is there.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+}
+
+/// What was sent to claim what channels owe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimsView {
+    /// Hashes of the transactions, one for each 100 channels of a receiver; none: nothing is owed that
+    /// is not on its way already.
+    #[schema(value_type = Vec<String>)]
+    pub transactions: Vec<B256>,
+}

@@ -20,9 +20,9 @@ use crate::{
     payment::{AgentId, Payee, PaymentId, PaymentRequest, State},
     refusal::{Code, Refusal},
     view::{
-        AgentView, ApprovalView, DeliveryView, PaymentPage, PaymentView, Permissions, ProposalView,
-        ProposeBody, ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder, WalletView,
-        WebhookView,
+        AgentView, ApprovalView, ChannelsView, ClaimsView, DeliveryView, PaymentPage, PaymentView,
+        Permissions, ProposalView, ProposeBody, ReplayBody, SignatureBody, Simulation, StatusView,
+        TightenOrder, WalletView, WebhookView,
     },
     x402::FacilitatorRequest,
 };
@@ -431,6 +431,14 @@ impl Operator {
 
     pub(super) async fn status(self) -> Result<StatusView, Refusal> {
         self.engine.status().await
+    }
+
+    pub(super) async fn channels(self) -> Result<ChannelsView, Refusal> {
+        self.engine.channels().await
+    }
+
+    pub(super) async fn claim_channels(self) -> Result<ClaimsView, Refusal> {
+        self.engine.claim_channels().await
     }
 
     pub(super) async fn webhooks(self) -> Result<Vec<WebhookView>, Refusal> {

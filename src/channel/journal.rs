@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::meter::MeterRow;
 use crate::{
-    engine::{Inner, Stop},
+    audit::{Draft, EventKind},
+    engine::{EngineError, Inner, Stop},
+    lease,
+    money::Usdc,
     pulse,
     refusal::{Code, Refusal},
     store::Earning,
@@ -18,10 +22,13 @@ const GROUP: usize = 1_024;
 /// Changes that wait at most; beyond it callers are told to come back.
 const WAITING: usize = 8_192;
 
-/// One change: a channel's row, and what it earned.
+/// One change: a channel's row, what it earned, and what the chain says was claimed since.
 struct Entry {
     row: MeterRow,
     earned: Option<Earning>,
+    claimed: Usdc,
+    /// The keeper's lease under which the row was read.
+    fence: u64,
     done: oneshot::Sender<Result<(), Refusal>>,
 }
 
@@ -37,13 +44,21 @@ impl Journal {
         (Self(sender), Writer(receiver))
     }
 
-    /// Makes a row durable; returns when it is.
+    /// Makes a row durable; returns it, as it is kept, when it is.
     ///
     /// # Errors
-    /// 503 if the store does not take it, or too many wait.
-    pub async fn keep(&self, row: MeterRow, earned: Option<Earning>) -> Result<(), Refusal> {
+    /// 503 if the store does not take it, too many wait, or another daemon keeps the channels now.
+    pub async fn keep(
+        &self,
+        mut row: MeterRow,
+        earned: Option<Earning>,
+        fence: u64,
+    ) -> Result<MeterRow, Refusal> {
         let (done, kept) = oneshot::channel();
-        self.0.try_send(Entry { row, earned, done }).map_err(|_| {
+        let claimed = row.chain.claimed.saturating_sub(row.booked);
+        row.booked = row.booked.max(row.chain.claimed);
+        let entry = Entry { row: row.clone(), earned, claimed, fence, done };
+        self.0.try_send(entry).map_err(|_| {
             Refusal::new(Code::Unavailable, "too many vouchers wait to be stored")
                 .retry_after(1)
                 .hint("send the same request with the same voucher again")
@@ -52,7 +67,8 @@ impl Journal {
             Err(Refusal::new(Code::Unavailable, "the daemon is ending")
                 .retry_after(5)
                 .hint("send the same request with the same voucher again"))
-        })
+        })?;
+        Ok(row)
     }
 }
 
@@ -76,22 +92,54 @@ impl Writer {
             if taken == 0 {
                 return;
             }
-            let outcome = write(&inner, &group).await;
-            for entry in group.drain(..) {
+            let fence = inner.held_keeper_fence();
+            let (now, late): (Vec<Entry>, Vec<Entry>) =
+                group.drain(..).partition(|entry| Some(entry.fence) == fence);
+            let outcome = write(&inner, &now, fence).await;
+            for entry in now {
                 // Whoever does not wait any more finds it in the store.
                 let _ = entry.done.send(outcome.clone());
+            }
+            for entry in late {
+                let _ = entry.done.send(Err(not_ours()));
             }
         }
     }
 }
 
 /// One daemon keeps the meters of all: two that each believed their own would both serve one voucher.
-async fn write(inner: &Inner, group: &[Entry]) -> Result<(), Refusal> {
+async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<(), Refusal> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let now_ms = inner.clock.now_ms();
     let mut tx = inner.begin_as_keeper().await.map_err(|error| Refusal::from(&error))?;
+    // Lost and taken anew since the group was sorted: another daemon may have written between.
+    if inner.held_keeper_fence() != fence {
+        return Err(not_ours());
+    }
     let rows: Vec<&MeterRow> = group.iter().map(|entry| &entry.row).collect();
     tx.put_meters(&rows).await?;
     let earned: Vec<&Earning> = group.iter().filter_map(|entry| entry.earned.as_ref()).collect();
     tx.add_earnings(&earned).await?;
+    let mut drafts = Vec::new();
+    for Entry { row, claimed, .. } in group.iter().filter(|entry| !entry.claimed.is_zero()) {
+        let receiver = row.config.receiver;
+        let claim = format!("claim:{}:{}", row.id, row.version);
+        let wallet = inner.config.chain.wallet;
+        tx.book_claimed(&claim, (receiver, wallet), *claimed, now_ms).await?;
+        drafts.push(Draft::new(EventKind::ChannelClaimFinalized, "chain").data(json!({
+            "channel": row.id, "payer": row.config.payer, "receiver": receiver,
+            "amount": claimed, "claimed": row.chain.claimed,
+        })));
+    }
+    if !drafts.is_empty() {
+        tx.append_audit(&drafts, now_ms).await?;
+    }
     tx.commit().await?;
     Ok(())
+}
+
+fn not_ours() -> Refusal {
+    Refusal::from(&EngineError::NotOurs(lease::KEEPER.to_owned()))
 }

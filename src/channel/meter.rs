@@ -13,7 +13,7 @@ use alloy::primitives::B256;
 use serde::{Deserialize, Serialize};
 
 use super::voucher::{VoucherError, VoucherKey};
-use crate::{contract::hub::Hub, money::Usdc, x402::batch::ChannelConfig};
+use crate::{contract::hub::Hub, money::Usdc, seller::Stored, x402::batch::ChannelConfig};
 
 /// What the hub says of a channel, at a final block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,22 +31,30 @@ pub struct OnChain {
 }
 
 /// The answer to the request that was charged last, for a payer that did not get it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Delivered {
     /// Hash of the request.
     pub request: B256,
+    /// The voucher that it came with.
+    pub ceiling: Usdc,
     /// What it was charged.
     pub charged: Usdc,
-    /// HTTP status.
-    pub status: u16,
-    /// Its headers, as far as they are the resource's.
-    pub headers: Vec<(String, String)>,
-    /// The body in base64; `None`: too long to be kept.
-    pub body: Option<String>,
+    /// The handler's answer.
+    pub answer: Stored,
+}
+
+/// Money on its way back to the payer. From the moment its signature exists anybody may carry it to the
+/// chain, so it counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refund {
+    /// The hub's counter that it uses up.
+    pub nonce: u64,
+    /// How much.
+    pub amount: Usdc,
 }
 
 /// What is stored of a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct MeterRow {
     /// EIP-712 hash of `config`.
     pub id: B256,
@@ -58,10 +66,14 @@ pub struct MeterRow {
     pub ceiling: Usdc,
     /// Its signature over `ceiling`, as it came; empty before the first.
     pub signature: Vec<u8>,
-    /// On chain.
+    /// On chain; less what is on its way back.
     pub chain: OnChain,
+    /// Of what was claimed, how much the ledger has.
+    pub booked: Usdc,
     /// Since when something is charged and not claimed, milliseconds.
     pub owed_since_ms: Option<i64>,
+    /// What is on its way back.
+    pub refund: Option<Refund>,
     /// The last answer.
     pub last: Option<Delivered>,
     /// Counts changes: of two rows the later one stands.
@@ -80,16 +92,36 @@ impl MeterRow {
             ceiling: chain.claimed,
             signature: Vec::new(),
             chain,
+            booked: chain.claimed,
             owed_since_ms: None,
+            refund: None,
             last: None,
             version: 0,
         }
     }
 
-    /// Charged and not yet claimed.
+    /// Charged, not yet claimed, and still in the channel.
     #[must_use]
-    pub const fn owed(&self) -> Usdc {
-        self.charged.saturating_sub(self.chain.claimed)
+    pub fn owed(&self) -> Usdc {
+        self.claimable().saturating_sub(self.chain.claimed)
+    }
+
+    /// Charged, and gone: the payer has withdrawn before it was claimed.
+    #[must_use]
+    pub fn lost(&self) -> Usdc {
+        self.charged.saturating_sub(self.claimable().max(self.chain.claimed))
+    }
+
+    /// The total that a claim may say: what was charged, as far as the channel holds it.
+    #[must_use]
+    pub fn claimable(&self) -> Usdc {
+        self.charged.min(self.chain.balance)
+    }
+
+    /// What can be given back.
+    #[must_use]
+    pub const fn free(&self) -> Usdc {
+        self.chain.balance.saturating_sub(self.charged)
     }
 }
 
@@ -133,13 +165,25 @@ pub enum Reject {
     /// The payer is leaving.
     #[error("the payer has asked to withdraw: this channel buys nothing more")]
     Withdrawing,
+    /// A refund is on its way.
+    #[error("money is on its way back to the payer: wait until that is final")]
+    Refunding,
+    /// Everything was charged, or given back.
+    #[error("nothing is left in the channel")]
+    NothingLeft,
+    /// Not what can be given back.
+    #[error("a refund is more than nothing and at most {free}")]
+    RefundAmount {
+        /// In the channel, and not charged.
+        free: Usdc,
+    },
     /// Amounts past all USDC.
     #[error("the total is more USDC than there is")]
     Overflow,
 }
 
 /// What comes of a voucher.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Admitted {
     /// The handler may run once this row is durable.
     Serve(Box<MeterRow>),
@@ -147,18 +191,25 @@ pub enum Admitted {
     Again(Box<Delivered>),
 }
 
-/// One channel in memory: its row, and its key once it is known.
+/// One channel in memory: its row, its key once it is known, and what its payer is.
 #[derive(Clone, Debug)]
 pub struct Meter {
     row: MeterRow,
     key: Option<VoucherKey>,
+    payer_is_contract: bool,
 }
 
 impl Meter {
     /// Takes up a channel.
     #[must_use]
-    pub const fn new(row: MeterRow) -> Self {
-        Self { row, key: None }
+    pub const fn new(row: MeterRow, payer_is_contract: bool) -> Self {
+        Self { row, key: None, payer_is_contract }
+    }
+
+    /// Does code stand at the payer's address?
+    #[must_use]
+    pub const fn payer_is_contract(&self) -> bool {
+        self.payer_is_contract
     }
 
     /// As it stands.
@@ -173,26 +224,18 @@ impl Meter {
     /// # Errors
     /// [`Reject`].
     pub fn admit(&mut self, hub: &Hub, voucher: Presented<'_>) -> Result<Admitted, Reject> {
+        self.verify(hub, voucher.ceiling, voucher.signature)?;
         let row = &self.row;
-        // Byte for byte what was verified when it was charged: the one case that skips a check.
         if let Some(last) = &row.last
-            && last.request == voucher.request
-            && voucher.ceiling == row.ceiling
-            && voucher.signature == row.signature
+            && (last.request, last.ceiling) == (voucher.request, voucher.ceiling)
         {
             return Ok(Admitted::Again(Box::new(last.clone())));
         }
-        // The signature before everything else: what a stranger says teaches it nothing.
-        let digest = hub.voucher_digest(row.id, voucher.ceiling.units().into());
-        match &self.key {
-            Some(key) => key.verify(digest, voucher.signature)?,
-            None => {
-                let authorizer = row.config.payer_authorizer;
-                self.key = Some(VoucherKey::recover(digest, voucher.signature, authorizer)?);
-            }
-        }
         if row.chain.withdraw_since_s.is_some() {
             return Err(Reject::Withdrawing);
+        }
+        if row.refund.is_some() {
+            return Err(Reject::Refunding);
         }
         let expected = row.charged.checked_add(voucher.price).ok_or(Reject::Overflow)?;
         let (presented, charged) = (voucher.ceiling, row.charged);
@@ -204,13 +247,65 @@ impl Meter {
         }
         let mut next = row.clone();
         next.version += 1;
+        next.last = None;
         // After a failed handler a lower price may come: the higher voucher stays in hand.
         if presented >= row.ceiling {
             next.ceiling = presented;
             next.signature = voucher.signature.to_vec();
-            next.last = None;
         }
         Ok(Admitted::Serve(Box::new(next)))
+    }
+
+    /// Is it the payer's own? Asked before everything else: what a stranger says teaches it nothing.
+    fn verify(&mut self, hub: &Hub, ceiling: Usdc, signature: &[u8]) -> Result<(), VoucherError> {
+        let digest = hub.voucher_digest(self.row.id, ceiling.units().into());
+        match &self.key {
+            Some(key) => key.verify(digest, signature),
+            None => {
+                let authorizer = self.row.config.payer_authorizer;
+                self.key = Some(VoucherKey::recover(digest, signature, authorizer)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Judges a wish to get money back: `amount`, or all that is free. The row it answers with is to be
+    /// made durable before anything is signed. The same wish again finds the refund that is on its way.
+    ///
+    /// # Errors
+    /// [`Reject`].
+    pub fn give_back(
+        &mut self,
+        hub: &Hub,
+        (ceiling, signature): (Usdc, &[u8]),
+        amount: Option<Usdc>,
+    ) -> Result<MeterRow, Reject> {
+        self.verify(hub, ceiling, signature)?;
+        let row = &self.row;
+        if ceiling != row.charged {
+            let (presented, charged) = (ceiling, row.charged);
+            return Err(Reject::Mismatch { presented, charged, expected: charged });
+        }
+        if row.refund.is_some() {
+            return Ok(row.clone());
+        }
+        let free = row.free();
+        let amount = amount.unwrap_or(free);
+        if free.is_zero() {
+            return Err(Reject::NothingLeft);
+        }
+        if amount.is_zero() || amount > free {
+            return Err(Reject::RefundAmount { free });
+        }
+        let mut next = row.clone();
+        next.version += 1;
+        next.refund = Some(Refund { nonce: row.chain.refund_nonce, amount });
+        next.chain.balance = row.chain.balance.saturating_sub(amount);
+        // It proves what was charged, where a higher one was signed for nothing.
+        if next.signature.is_empty() {
+            next.signature = signature.to_vec();
+        }
+        Ok(next)
     }
 
     /// Charges what was served: at most what the voucher allows, and exactly once. The row is to be
@@ -231,16 +326,21 @@ impl Meter {
 
     /// Notes what the hub says.
     #[must_use]
-    pub fn seen(&self, chain: OnChain) -> MeterRow {
+    pub fn seen(&self, mut chain: OnChain) -> MeterRow {
         let mut next = self.row.clone();
         next.version += 1;
+        match next.refund {
+            Some(refund) if chain.refund_nonce > refund.nonce => next.refund = None,
+            Some(refund) => chain.balance = chain.balance.saturating_sub(refund.amount),
+            None => {}
+        }
         // Claimed by somebody with our vouchers, or before they were lost: it was charged, then.
         next.charged = next.charged.max(chain.claimed);
         next.ceiling = next.ceiling.max(next.charged);
-        if next.charged == chain.claimed {
+        next.chain = chain;
+        if next.owed().is_zero() {
             next.owed_since_ms = None;
         }
-        next.chain = chain;
         next
     }
 

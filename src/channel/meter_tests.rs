@@ -5,12 +5,13 @@ use alloy::{
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject};
 use crate::{
     contract::hub::Hub,
     money::Usdc,
-    store::{Earning, Store},
+    store::{Earning, EarningRow, RouteSales, Store},
     x402::batch::ChannelConfig,
 };
 
@@ -48,13 +49,13 @@ fn request(number: u64) -> B256 {
     B256::from(alloy::primitives::U256::from(number))
 }
 
-fn delivered(request: B256, charged: u64) -> Delivered {
+fn delivered(request: B256, ceiling: u64, charged: u64) -> Delivered {
+    let answer = json!({ "status": 200, "headers": [], "body": "" });
     Delivered {
         request,
+        ceiling: usdc(ceiling),
         charged: usdc(charged),
-        status: 200,
-        headers: Vec::new(),
-        body: Some(String::new()),
+        answer: serde_json::from_value(answer).unwrap(),
     }
 }
 
@@ -97,7 +98,7 @@ proptest! {
     #[test]
     fn marks_keep_their_order(steps in prop::collection::vec(step(), 1..60)) {
         const BALANCE: u64 = 30_000;
-        let mut meter = Meter::new(row(BALANCE));
+        let mut meter = Meter::new(row(BALANCE), false);
         let id = meter.row().id;
         // What the payer knows and can be held to.
         let (mut served, mut signed) = (0_u64, 0_u64);
@@ -124,7 +125,7 @@ proptest! {
                     // A handler that says more than the price gets the price.
                     let asked = price * percent / 100;
                     let actual = meter.row().charged.units();
-                    let next = meter.charge(delivered(request(number), asked.min(price)), 1);
+                    let next = meter.charge(delivered(request(number), charged + price, asked.min(price)), 1);
                     served += next.charged.units() - actual;
                     last = Some((charged + price, request(number), asked.min(price)));
                     meter.set(next);
@@ -172,10 +173,10 @@ proptest! {
                     {
                         signed = signed.max(charged + price);
                         if next.last.is_none() { last = None; }
-                        meter = Meter::new(*next);
+                        meter = Meter::new(*next, false);
                     }
                 }
-                Step::Restarted => meter = Meter::new(meter.row().clone()),
+                Step::Restarted => meter = Meter::new(meter.row().clone(), false),
                 Step::Claimed => {
                     let chain = OnChain { claimed: meter.row().charged, ..meter.row().chain };
                     meter.set(meter.seen(chain));
@@ -195,7 +196,7 @@ proptest! {
 
 #[test]
 fn a_payer_that_leaves_buys_nothing_more() {
-    let mut meter = Meter::new(row(1_000));
+    let mut meter = Meter::new(row(1_000), false);
     let id = meter.row().id;
     let chain = OnChain { withdraw_since_s: Some(5), ..meter.row().chain };
     meter.set(meter.seen(chain));
@@ -206,7 +207,52 @@ fn a_payer_that_leaves_buys_nothing_more() {
         price: usdc(10),
         request: request(1),
     };
-    assert_eq!(meter.admit(&hub(), voucher), Err(Reject::Withdrawing));
+    assert!(matches!(meter.admit(&hub(), voucher), Err(Reject::Withdrawing)));
+}
+
+#[test]
+fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
+    let mut meter = Meter::new(row(1_000), false);
+    let id = meter.row().id;
+    let buy = |meter: &mut Meter, total: u64, number: u64| {
+        let signature = sign(id, total);
+        let voucher = Presented {
+            ceiling: usdc(total),
+            signature: &signature,
+            price: usdc(100),
+            request: request(number),
+        };
+        meter.admit(&hub(), voucher)
+    };
+    let Ok(Admitted::Serve(next)) = buy(&mut meter, 100, 1) else { panic!() };
+    meter.set(*next);
+    meter.set(meter.charge(delivered(request(1), 100, 100), 1));
+
+    let wish = |meter: &mut Meter, total: u64, amount: Option<u64>| {
+        meter.give_back(&hub(), (usdc(total), &sign(id, total)), amount.map(usdc))
+    };
+    assert!(matches!(wish(&mut meter, 99, None), Err(Reject::Mismatch { .. })));
+    assert!(matches!(wish(&mut meter, 100, Some(901)), Err(Reject::RefundAmount { .. })));
+    assert!(matches!(wish(&mut meter, 100, Some(0)), Err(Reject::RefundAmount { .. })));
+    let promised = wish(&mut meter, 100, Some(600)).unwrap();
+    meter.set(promised);
+    let promised = meter.row().refund.unwrap();
+    assert_eq!((promised.nonce, promised.amount), (0, usdc(600)));
+    // The same wish, and another one: what is on its way is not promised twice.
+    assert_eq!(wish(&mut meter, 100, Some(900)).unwrap().refund, Some(promised));
+    assert!(matches!(buy(&mut meter, 200, 2), Err(Reject::Refunding)));
+    // A block from before the refund changes nothing; one with it frees the rest.
+    let before = OnChain { balance: usdc(1_000), ..OnChain::default() };
+    meter.set(meter.seen(before));
+    assert_eq!((meter.row().chain.balance, meter.row().refund), (usdc(400), Some(promised)));
+    let after = OnChain { balance: usdc(400), refund_nonce: 1, ..OnChain::default() };
+    meter.set(meter.seen(after));
+    assert!(matches!(buy(&mut meter, 200, 2), Ok(Admitted::Serve(_))));
+    // Gone without us: what was charged and is not there any more is lost, and not claimed for ever.
+    let gone = OnChain { refund_nonce: 1, ..OnChain::default() };
+    meter.set(meter.seen(gone));
+    assert_eq!((meter.row().owed(), meter.row().lost()), (Usdc::ZERO, usdc(100)));
+    assert_eq!(meter.row().owed_since_ms, None);
 }
 
 #[tokio::test]
@@ -227,7 +273,7 @@ async fn latest_stands(store: Store) {
             earned.push(Earning {
                 day: 1,
                 route: format!("route-{}", channel % 2),
-                scheme: "batch-settlement".into(),
+                receiver: Address::repeat_byte(3),
                 amount: usdc(1),
             });
         }
@@ -243,7 +289,28 @@ async fn latest_stands(store: Store) {
     let rows = store.meters(None, 100).await.unwrap();
     assert_eq!(rows.len(), 40);
     assert!(rows.iter().all(|row| row.charged == usdc(5) && row.version == 5));
-    let earned = store.earnings(0).await.unwrap();
-    let sums: Vec<_> = earned.iter().map(|row| (row.calls, row.earned.amount.units())).collect();
-    assert_eq!(sums, [(100, 100), (100, 100)]);
+    let sums = async || {
+        let earned = store.earnings().await.unwrap();
+        let units = |row: &EarningRow| (row.calls, row.amount.units(), row.booked.units());
+        earned.iter().map(units).collect::<Vec<_>>()
+    };
+    assert_eq!(sums().await, [(100, 100, 0), (100, 100, 0)]);
+
+    // Claims are booked to what was charged first; what no record explains has a line of its own.
+    let (receiver, wallet) = (Address::repeat_byte(3), Address::repeat_byte(8));
+    for (claim, units, booked) in [
+        ("claim:a", 130, vec![(100, 100, 100), (100, 100, 30)]),
+        ("claim:b", 75, vec![(0, 5, 5), (100, 100, 100), (100, 100, 100)]),
+    ] {
+        let mut tx = store.begin().await.unwrap();
+        tx.book_claimed(claim, (receiver, wallet), usdc(units), 86_400_000).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(sums().await, booked);
+    }
+    let routes = store.route_sales(wallet).await.unwrap();
+    assert!(routes.iter().all(RouteSales::agrees), "{routes:?}");
+    assert_eq!(routes.iter().map(|line| line.posted.units()).sum::<u64>(), 205);
+    let mut again = store.begin().await.unwrap();
+    let twice = again.book_claimed("claim:a", (receiver, wallet), usdc(1), 86_400_000).await;
+    assert!(twice.is_err(), "a claim is booked once");
 }

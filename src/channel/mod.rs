@@ -16,4 +16,5 @@ mod on_chain;
 pub mod payee;
 pub mod purse;
 pub(crate) mod scheme;
+pub(crate) mod show;
 pub mod voucher;

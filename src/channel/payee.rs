@@ -10,32 +10,43 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use alloy::primitives::B256;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
+use alloy::primitives::{Address, B256};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
+    time::{Instant, sleep},
+};
 
 use super::{
+    claim::Tried,
     journal::Journal,
     meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject},
     on_chain,
 };
 use crate::{
     contract::hub::Hub,
-    engine::Inner,
+    crash::{self, Point},
+    engine::{EngineError, Inner},
+    money::Usdc,
     refusal::{Code, Refusal},
     store::Earning,
     x402::batch::ChannelConfig,
 };
 
 /// Channels in memory at most; idle ones make room.
-const LIVE: usize = 65_536;
+const LIVE: usize = 16_384;
 /// Questions to the chain about channels that are not in the store, at once.
 const STRANGERS: usize = 8;
 /// Milliseconds between two looks at the chain for a deposit.
 const LOOK_MS: i64 = 250;
+/// Milliseconds of a day.
+const DAY_MS: i64 = 86_400_000;
+/// Pause between two looks for a deposit that is awaited.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of an answer that are kept for a payer that did not get it.
-pub const KEPT: usize = 64 * 1024;
+pub(crate) const KEPT: usize = 32 * 1024;
 
 /// Why a voucher bought nothing. The row says where the channel stands, for a corrective answer.
 #[derive(Debug)]
@@ -57,7 +68,7 @@ impl From<Refusal> for NotTaken {
 }
 
 /// What comes of a voucher.
-pub enum Taken {
+pub(crate) enum Taken {
     /// Serve, then call [`Charge::done`]; dropped, nothing is charged.
     Serve(Charge),
     /// The same request was served before: its answer.
@@ -65,55 +76,83 @@ pub enum Taken {
 }
 
 /// A channel, held for one request.
-pub struct Charge {
+pub(crate) struct Charge {
     meter: OwnedMutexGuard<Meter>,
     journal: Journal,
+    fence: u64,
+    /// The voucher that was taken.
+    due: Usdc,
 }
 
 impl Charge {
     /// The channel as it stands.
-    #[must_use]
-    pub fn row(&self) -> &MeterRow {
+    pub(crate) fn row(&self) -> &MeterRow {
         self.meter.row()
+    }
+
+    /// The total that the voucher in hand is for.
+    pub(crate) const fn due(&self) -> Usdc {
+        self.due
+    }
+
+    /// Does code stand at the payer's address?
+    pub(crate) fn payer_is_contract(&self) -> bool {
+        self.meter.payer_is_contract()
     }
 
     /// Charges what was served, durably; then the answer may leave.
     ///
     /// # Errors
     /// 503 if it could not be stored: the answer must not leave.
-    pub async fn done(
+    pub(crate) async fn done(
         mut self,
         delivered: Delivered,
-        earning: Earning,
+        route: &str,
         now_ms: i64,
     ) -> Result<MeterRow, Refusal> {
         let next = self.meter.charge(delivered, now_ms);
-        let earned = (!earning.amount.is_zero()).then_some(earning);
-        self.journal.keep(next.clone(), earned).await?;
-        self.meter.set(next.clone());
-        Ok(next)
+        let amount = next.charged.saturating_sub(self.row().charged);
+        let earned = (!amount.is_zero()).then(|| Earning {
+            day: u64::try_from(now_ms / DAY_MS).unwrap_or_default(),
+            route: route.to_owned(),
+            receiver: next.config.receiver,
+            amount,
+        });
+        self.keep(next, earned).await
+    }
+
+    async fn keep(&mut self, row: MeterRow, earned: Option<Earning>) -> Result<MeterRow, Refusal> {
+        let kept = self.journal.keep(row, earned, self.fence).await?;
+        self.meter.set(kept.clone());
+        Ok(kept)
     }
 }
 
 /// Every channel that pays us.
 pub(crate) struct Meters {
     hub: Hub,
+    /// Signs claims and refunds: a relayer's key.
+    authorizer: Address,
     journal: Journal,
     live: Mutex<HashMap<B256, Arc<AsyncMutex<Meter>>>>,
-    /// Turns at asking the chain for channels that are not in the store.
+    /// Turns at asking the chain for channels that are not in memory.
     strangers: Semaphore,
     /// The keeper's lease under which `live` was filled.
     fence: Mutex<Option<u64>>,
+    /// When groups were claimed last.
+    pub(super) tried: Tried,
 }
 
 impl Meters {
-    pub(crate) fn new(hub: Hub, journal: Journal) -> Self {
+    pub(crate) fn new(hub: Hub, authorizer: Address, journal: Journal) -> Self {
         Self {
             hub,
+            authorizer,
             journal,
             live: Mutex::default(),
             strangers: Semaphore::new(STRANGERS),
             fence: Mutex::default(),
+            tried: Tried::default(),
         }
     }
 
@@ -122,63 +161,149 @@ impl Meters {
         &self.hub
     }
 
+    /// Who signs claims and refunds: `receiverAuthorizer` of every channel that is offered.
+    pub(crate) const fn authorizer(&self) -> Address {
+        self.authorizer
+    }
+
     fn live(&self) -> MutexGuard<'_, HashMap<B256, Arc<AsyncMutex<Meter>>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a voucher for a request. `id` is the hash of `config`, by whoever read it.
+    /// Takes a voucher for a request. `id` is the hash of `config`, by whoever read it. A channel that
+    /// does not hold enough is looked at until `until`: a deposit is on its way.
     ///
     /// # Errors
     /// [`NotTaken`].
     pub(crate) async fn take(
         &self,
         inner: &Inner,
-        id: B256,
-        config: &ChannelConfig,
+        (id, config): (B256, &ChannelConfig),
+        voucher: Presented<'_>,
+        until: Option<Instant>,
+    ) -> Result<Taken, NotTaken> {
+        loop {
+            let outcome = self.take_now(inner, (id, config), voucher).await;
+            let awaited = matches!(
+                outcome,
+                Err(NotTaken::Unfunded | NotTaken::Rejected(Reject::AboveBalance { .. }, _))
+            );
+            if !awaited || until.is_none_or(|until| Instant::now() >= until) {
+                return outcome;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn take_now(
+        &self,
+        inner: &Inner,
+        (id, config): (B256, &ChannelConfig),
         voucher: Presented<'_>,
     ) -> Result<Taken, NotTaken> {
-        self.check_keeper(inner)?;
-        let meter = self.meter(inner, id, config).await?;
-        let mut meter = meter.try_lock_owned().map_err(|_| NotTaken::Busy)?;
-        let age_ms = inner.clock.now_ms().saturating_sub(meter.row().chain.read_ms);
-        if age_ms >= fresh_ms(config.withdraw_delay) {
-            self.refresh(inner, &mut meter).await?;
+        let mut held = self.hold(inner, id, config).await?;
+        let age_ms = inner.clock.now_ms().saturating_sub(held.row().chain.read_ms);
+        let is_moving = held.row().refund.is_some() && age_ms >= LOOK_MS;
+        if age_ms >= fresh_ms(config.withdraw_delay) || is_moving {
+            self.refresh(inner, &mut held).await?;
         }
-        let mut outcome = meter.admit(&self.hub, voucher);
+        let mut outcome = held.meter.admit(&self.hub, voucher);
         // Only who holds the channel's key comes here, and perhaps from a deposit.
         if let Err(Reject::AboveBalance { .. }) = outcome
             && age_ms >= LOOK_MS
         {
-            self.refresh(inner, &mut meter).await?;
-            outcome = meter.admit(&self.hub, voucher);
+            self.refresh(inner, &mut held).await?;
+            outcome = held.meter.admit(&self.hub, voucher);
         }
         match outcome {
             Ok(Admitted::Again(delivered)) => {
-                Ok(Taken::Again(delivered, Box::new(meter.row().clone())))
+                Ok(Taken::Again(delivered, Box::new(held.row().clone())))
             }
             Ok(Admitted::Serve(next)) => {
-                self.journal.keep((*next).clone(), None).await?;
-                meter.set(*next);
-                Ok(Taken::Serve(Charge { meter, journal: self.journal.clone() }))
+                held.keep(*next, None).await?;
+                held.due = voucher.ceiling;
+                crash::at(Point::VoucherCommitted);
+                Ok(Taken::Serve(held))
             }
-            Err(reject) => Err(NotTaken::Rejected(reject, Box::new(meter.row().clone()))),
+            Err(reject) => Err(NotTaken::Rejected(reject, Box::new(held.row().clone()))),
         }
     }
 
+    /// What was charged in a channel so far, whether it is known here or not, funded or not.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub(crate) async fn charged(
+        &self,
+        inner: &Inner,
+        (id, config): (B256, &ChannelConfig),
+    ) -> Result<Usdc, NotTaken> {
+        match self.hold(inner, id, config).await {
+            Ok(held) => Ok(held.row().charged),
+            // Emptied and forgotten, perhaps: what was claimed still counts.
+            Err(NotTaken::Unfunded) => Ok(self.read(inner, id).await?.claimed),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Gives money back: what the payer asks, or all that is free. Answers with the row, in which the
+    /// refund stands that is to be signed and sent, durably.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub(crate) async fn give_back(
+        &self,
+        inner: &Inner,
+        (id, config): (B256, &ChannelConfig),
+        voucher: (Usdc, &[u8]),
+        amount: Option<Usdc>,
+    ) -> Result<MeterRow, NotTaken> {
+        let mut held = self.hold(inner, id, config).await?;
+        // A refund's nonce must be the chain's, and what a withdrawal has taken is not there.
+        self.refresh(inner, &mut held).await?;
+        match held.meter.give_back(&self.hub, voucher, amount) {
+            Ok(next) => {
+                let kept = held.keep(next, None).await?;
+                crash::at(Point::RefundKept);
+                Ok(kept)
+            }
+            Err(reject) => Err(NotTaken::Rejected(reject, Box::new(held.row().clone()))),
+        }
+    }
+
+    /// Takes a channel for one request.
+    async fn hold(
+        &self,
+        inner: &Inner,
+        id: B256,
+        config: &ChannelConfig,
+    ) -> Result<Charge, NotTaken> {
+        let fence = self.check_keeper(inner).await?;
+        let meter = self.meter(inner, id, config).await?;
+        let meter = meter.try_lock_owned().map_err(|_| NotTaken::Busy)?;
+        Ok(Charge { meter, journal: self.journal.clone(), fence, due: Usdc::ZERO })
+    }
+
     /// Meters are one daemon's at a time. What is in memory is from its own time as that one.
-    fn check_keeper(&self, inner: &Inner) -> Result<(), Refusal> {
+    async fn check_keeper(&self, inner: &Inner) -> Result<u64, Refusal> {
         let fence = inner.keeper_fence();
-        let mut seen = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen != fence {
-            self.live().clear();
-            *seen = fence;
+        {
+            let mut seen = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
+            if *seen != fence {
+                self.live().clear();
+                *seen = fence;
+            }
         }
-        match fence {
-            Some(_) => Ok(()),
-            None => Err(Refusal::new(Code::Unavailable, "another daemon keeps the channels")
-                .retry_after(1)
-                .hint("send the same request to the daemon that `bursar status` names")),
+        if let Some(fence) = fence {
+            return Ok(fence);
         }
+        let why = match inner.keeper().await {
+            Some(keeper) if !keeper.is_empty() => format!("the daemon {keeper} keeps the channels"),
+            _ => "no daemon keeps the channels at the moment".to_owned(),
+        };
+        Err(Refusal::new(Code::Unavailable, why)
+            .retry_after(1)
+            .hint("send the same request to that daemon, or pay by another scheme"))
     }
 
     /// Finds a channel in memory, in the store, or on chain.
@@ -191,15 +316,15 @@ impl Meters {
         if let Some(meter) = self.live().get(&id) {
             return Ok(Arc::clone(meter));
         }
+        // Anybody can name channels that are none.
+        let _turn = self.strangers.try_acquire().map_err(|_| {
+            Refusal::new(Code::Unavailable, "too many unknown channels at once")
+                .retry_after(1)
+                .hint("send the same request again")
+        })?;
         let row = match inner.store.meter(id).await.map_err(Refusal::from)? {
             Some(row) => row,
             None => {
-                // Anybody can name channels that are none.
-                let _turn = self.strangers.try_acquire().map_err(|_| {
-                    Refusal::new(Code::Unavailable, "too many unknown channels at once")
-                        .retry_after(1)
-                        .hint("send the same request again")
-                })?;
                 let chain = self.read(inner, id).await?;
                 if chain.balance.is_zero() {
                     return Err(NotTaken::Unfunded);
@@ -207,20 +332,23 @@ impl Meters {
                 MeterRow::new(id, *config, chain)
             }
         };
+        let code = inner.rpc.code(config.payer).await;
+        let is_contract =
+            !code.map_err(|error| Refusal::from(&EngineError::from(error)))?.is_empty();
         let mut live = self.live();
         if live.len() >= LIVE {
             // Those that nobody holds are in the store as they are here.
             live.retain(|_, meter| Arc::strong_count(meter) > 1);
         }
         // Of two that read it at once, the first one's is everybody's.
-        let meter = live.entry(id).or_insert_with(|| Arc::new(AsyncMutex::new(Meter::new(row))));
-        Ok(Arc::clone(meter))
+        let fresh = || Arc::new(AsyncMutex::new(Meter::new(row, is_contract)));
+        Ok(Arc::clone(live.entry(id).or_insert_with(fresh)))
     }
 
-    async fn refresh(&self, inner: &Inner, meter: &mut Meter) -> Result<(), NotTaken> {
-        let chain = self.read(inner, meter.row().id).await?;
-        let next = meter.seen(chain);
-        meter.set(next);
+    async fn refresh(&self, inner: &Inner, held: &mut Charge) -> Result<(), NotTaken> {
+        let chain = self.read(inner, held.row().id).await?;
+        let next = held.meter.seen(chain);
+        held.meter.set(next);
         Ok(())
     }
 
@@ -233,23 +361,24 @@ impl Meters {
             .ok_or_else(|| Refusal::new(Code::Unavailable, "the chain cannot be read"))
     }
 
-    /// Takes what the chain says of a channel, and keeps it; skipped while a request holds it (that
-    /// one is told at its next look).
+    /// Takes what the chain says of a channel, and keeps it; `None` while a request holds it (that one
+    /// is told at its next look).
+    ///
+    /// # Errors
+    /// [`NotTaken`].
     pub(crate) async fn note(
         &self,
+        inner: &Inner,
         row: &MeterRow,
         chain: OnChain,
-    ) -> Result<Option<MeterRow>, Refusal> {
-        let meter = {
-            let mut live = self.live();
-            let fresh = || Arc::new(AsyncMutex::new(Meter::new(row.clone())));
-            Arc::clone(live.entry(row.id).or_insert_with(fresh))
+    ) -> Result<Option<MeterRow>, NotTaken> {
+        let mut held = match self.hold(inner, row.id, &row.config).await {
+            Ok(held) => held,
+            Err(NotTaken::Busy) => return Ok(None),
+            Err(other) => return Err(other),
         };
-        let Ok(mut meter) = meter.try_lock_owned() else { return Ok(None) };
-        let next = meter.seen(chain);
-        self.journal.keep(next.clone(), None).await?;
-        meter.set(next.clone());
-        Ok(Some(next))
+        let next = held.meter.seen(chain);
+        held.keep(next, None).await.map(Some).map_err(NotTaken::from)
     }
 }
 

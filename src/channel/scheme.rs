@@ -2,50 +2,52 @@
 //! what a payer is told so that it can set itself right. Source: protocol's scheme document for EVM
 //! chains, seller's rules.
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{B256, Bytes, U256};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::{
     meter::{Delivered, MeterRow, Presented, Reject},
-    payee::{Charge, NotTaken, Taken},
+    payee::{Charge, Meters, NotTaken, Taken},
 };
 use crate::{
     engine::Inner,
     money::Usdc,
     refusal::Refusal,
     x402::{
-        BATCH_SETTLEMENT, Reason, Requirements, SettleResponse, Terms,
+        Reason, Requirements,
         batch::{ChannelConfig, ChannelState, ERROR_PREFIX, Voucher, VoucherState},
-        caip2,
     },
 };
 
-/// Name and version of the token's EIP-712 domain: what a deposit by authorization is signed under.
-#[derive(Clone, Debug)]
-pub struct TokenDomain {
-    /// `name()`.
-    pub name: String,
-    /// `version()`.
-    pub version: String,
+/// What an offer says of channels beside the token: who claims, how long a payer waits for its money, the
+/// least deposit.
+pub(crate) fn extra(inner: &Inner, meters: &Meters, price: Usdc) -> [(String, Value); 3] {
+    let config = &inner.config.channels;
+    let calls = Usdc::from_units(price.units().saturating_mul(DEPOSIT_CALLS)).unwrap_or(price);
+    let least = calls.max(config.min_deposit);
+    [
+        ("receiverAuthorizer".to_owned(), json!(meters.authorizer().to_string())),
+        ("withdrawDelay".to_owned(), json!(config.withdraw_delay_s)),
+        ("minDeposit".to_owned(), json!(least.units().to_string())),
+    ]
 }
 
-/// Makes the offer: at most `price` for a request, vouchers claimed by `authorizer`.
-///
-/// # Errors
-/// [`serde_json::Error`]: none in practice.
-pub(crate) fn offer(
-    inner: &Inner,
-    terms: &Terms,
-    authorizer: Address,
-    token: &TokenDomain,
-) -> Result<Requirements, serde_json::Error> {
-    let extra = Map::from_iter([
-        ("receiverAuthorizer".to_owned(), json!(authorizer.to_string())),
-        ("withdrawDelay".to_owned(), json!(inner.config.channels.withdraw_delay_s)),
-        ("name".to_owned(), json!(token.name)),
-        ("version".to_owned(), json!(token.version)),
-    ]);
-    Requirements::new(BATCH_SETTLEMENT, terms, extra)
+/// Calls that a deposit is for at least, as x402's own servers have it.
+const DEPOSIT_CALLS: u64 = 10;
+
+/// Why a payload of a channel is not taken.
+pub(crate) enum Not {
+    /// Not good: the reason, and the offer with what its payer needs to know.
+    Refused(Reason, Box<Requirements>),
+    /// Store or chain have no answer now.
+    Unavailable(Refusal),
+}
+
+impl From<Refusal> for Not {
+    fn from(refusal: Refusal) -> Self {
+        Self::Unavailable(refusal)
+    }
 }
 
 /// What comes of a voucher.
@@ -53,67 +55,126 @@ pub(crate) enum Step {
     /// Serve; then [`Charge::done`].
     Serve(Charge),
     /// It was served before.
-    Again(Box<Delivered>, SettleResponse),
-    /// Not good: the reason, and the offer with what the payer needs to know.
-    Refused(Reason, Box<Requirements>),
+    Again(Box<Delivered>, Box<MeterRow>),
 }
 
-/// Takes a voucher against the offer it was sent for. `request` names the request it came with.
-///
-/// # Errors
-/// 503 where store or chain have no answer.
-pub(crate) async fn take(
-    inner: &Inner,
-    offer: &Requirements,
-    config: &ChannelConfig,
-    voucher: &Voucher,
-    request: B256,
-) -> Result<Step, Refusal> {
-    let refused = |reason: &str| {
-        Ok(Step::Refused(Reason::Other(format!("{ERROR_PREFIX}{reason}")), Box::new(offer.clone())))
-    };
-    let Some(meters) = &inner.meters else { return refused("channel_not_found") };
-    // The id before anything is looked up by it.
-    let id = meters.hub().channel_id(&(*config).into());
-    if id != voucher.channel_id {
-        return refused("channel_id_mismatch");
-    }
-    if let Some(reason) = mismatch(offer, config) {
-        return refused(reason);
-    }
-    let price = offer.terms().ok().and_then(|terms| terms.usdc());
-    let ceiling = u64::try_from(voucher.max_claimable_amount).ok().and_then(Usdc::from_units);
-    let (Some(price), Some(ceiling)) = (price, ceiling) else {
-        return refused("cumulative_exceeds_balance");
-    };
-    let presented = Presented { ceiling, signature: &voucher.signature, price, request };
-    match meters.take(inner, id, config, presented).await {
-        Ok(Taken::Serve(charge)) => Ok(Step::Serve(charge)),
-        Ok(Taken::Again(delivered, row)) => {
-            let receipt = receipt(inner, &row, delivered.charged);
-            Ok(Step::Again(delivered, receipt))
+/// A channel and a voucher of it, held against an offer.
+pub(crate) struct Shown<'a> {
+    inner: &'a Inner,
+    meters: &'a Meters,
+    offer: &'a Requirements,
+    id: B256,
+    config: &'a ChannelConfig,
+    ceiling: Usdc,
+    signature: &'a Bytes,
+    price: Usdc,
+}
+
+impl<'a> Shown<'a> {
+    /// Holds a channel against the offer it was sent for; the signature is not looked at.
+    ///
+    /// # Errors
+    /// [`Not::Refused`].
+    pub(crate) fn read(
+        inner: &'a Inner,
+        offer: &'a Requirements,
+        config: &'a ChannelConfig,
+        voucher: &'a Voucher,
+    ) -> Result<Self, Not> {
+        let meters = inner.meters.as_ref().ok_or_else(|| no(offer, "channel_not_found"))?;
+        // The id before anything is looked up by it.
+        let id = meters.hub().channel_id(&(*config).into());
+        if id != voucher.channel_id {
+            return Err(no(offer, "channel_id_mismatch"));
         }
-        Err(NotTaken::Busy) => refused("channel_busy"),
-        Err(NotTaken::Unfunded) => refused("channel_not_found"),
-        Err(NotTaken::Unavailable(refusal)) => Err(refusal),
-        Err(NotTaken::Rejected(reject, row)) => {
-            let (reason, telling) = match reject {
-                Reject::Signature(_) => ("voucher_signature", false),
-                Reject::Mismatch { presented, .. } if presented < row.chain.claimed => {
-                    ("cumulative_below_claimed", true)
-                }
-                Reject::Mismatch { .. } => ("cumulative_amount_mismatch", true),
-                Reject::AboveBalance { .. } | Reject::Overflow => {
-                    ("cumulative_exceeds_balance", true)
-                }
-                Reject::Withdrawing => ("insufficient_balance", true),
-            };
-            let reason = Reason::Other(format!("{ERROR_PREFIX}{reason}"));
+        if let Some(reason) = mismatch(offer, config) {
+            return Err(no(offer, reason));
+        }
+        let price = offer.terms().ok().and_then(|terms| terms.usdc());
+        let ceiling = u64::try_from(voucher.max_claimable_amount).ok().and_then(Usdc::from_units);
+        let (Some(price), Some(ceiling)) = (price, ceiling) else {
+            return Err(no(offer, "cumulative_exceeds_balance"));
+        };
+        let signature = &voucher.signature;
+        Ok(Self { inner, meters, offer, id, config, ceiling, signature, price })
+    }
+
+    /// Takes the voucher for a request. A channel that does not hold enough is looked at until `until`:
+    /// a deposit is on its way.
+    ///
+    /// # Errors
+    /// [`Not`].
+    pub(crate) async fn take(&self, request: B256, until: Option<Instant>) -> Result<Step, Not> {
+        let Self { ceiling, signature, price, .. } = *self;
+        let voucher = Presented { ceiling, signature, price, request };
+        let taken = self.meters.take(self.inner, (self.id, self.config), voucher, until).await;
+        match taken.map_err(|not| self.not(not))? {
+            Taken::Serve(charge) => Ok(Step::Serve(charge)),
+            Taken::Again(delivered, row) => Ok(Step::Again(delivered, row)),
+        }
+    }
+
+    /// Would the voucher buy something once there is enough in the channel?
+    ///
+    /// # Errors
+    /// [`Not`].
+    pub(crate) async fn is_next(&self) -> Result<bool, Not> {
+        let charged = self.meters.charged(self.inner, (self.id, self.config)).await;
+        let charged = charged.map_err(|not| self.not(not))?;
+        Ok(charged.checked_add(self.price) == Some(self.ceiling))
+    }
+
+    /// Gives back `amount`, or all that is free: the row says what is to be signed and sent.
+    ///
+    /// # Errors
+    /// [`Not`].
+    pub(crate) async fn give_back(&self, amount: Option<U256>) -> Result<MeterRow, Not> {
+        let narrow = |amount: U256| u64::try_from(amount).ok().and_then(Usdc::from_units);
+        let amount = match amount {
+            Some(amount) => {
+                Some(narrow(amount).ok_or_else(|| no(self.offer, "refund_amount_invalid"))?)
+            }
+            None => None,
+        };
+        let voucher = (self.ceiling, self.signature.as_ref());
+        let channel = (self.id, self.config);
+        let given = self.meters.give_back(self.inner, channel, voucher, amount).await;
+        given.map_err(|not| self.not(not))
+    }
+
+    fn not(&self, not: NotTaken) -> Not {
+        let (reject, row) = match not {
+            NotTaken::Busy => return no(self.offer, "channel_busy"),
+            NotTaken::Unfunded => return no(self.offer, "channel_not_found"),
+            NotTaken::Unavailable(refusal) => return Not::Unavailable(refusal),
+            NotTaken::Rejected(reject, row) => (reject, row),
+        };
+        let reason = match reject {
             // Only who holds the channel's key learns where it stands.
-            let offer = if telling { corrective(offer, &row)? } else { offer.clone() };
-            Ok(Step::Refused(reason, Box::new(offer)))
+            Reject::Signature(_) => return no(self.offer, "voucher_signature"),
+            Reject::Mismatch { presented, .. } if presented < row.chain.claimed => {
+                "cumulative_below_claimed"
+            }
+            Reject::Mismatch { .. } => "cumulative_amount_mismatch",
+            Reject::AboveBalance { .. } | Reject::Overflow => "cumulative_exceeds_balance",
+            Reject::Withdrawing => "insufficient_balance",
+            Reject::Refunding => "channel_busy",
+            Reject::NothingLeft => "refund_no_balance",
+            Reject::RefundAmount { .. } => "refund_amount_invalid",
+        };
+        match corrective(self.offer, &row) {
+            Ok(offer) => Not::Refused(named(reason), Box::new(offer)),
+            Err(refusal) => Not::Unavailable(refusal),
         }
     }
+}
+
+fn named(reason: &str) -> Reason {
+    Reason::Other(format!("{ERROR_PREFIX}{reason}"))
+}
+
+fn no(offer: &Requirements, reason: &str) -> Not {
+    Not::Refused(named(reason), Box::new(offer.clone()))
 }
 
 /// Holds a channel's fields against the offer's.
@@ -136,25 +197,8 @@ fn mismatch(offer: &Requirements, config: &ChannelConfig) -> Option<&'static str
     }
 }
 
-/// The receipt of a request: no transaction, and where the channel stands.
-pub(crate) fn receipt(inner: &Inner, row: &MeterRow, charged: Usdc) -> SettleResponse {
-    let extra = Map::from_iter([
-        ("chargedAmount".to_owned(), json!(charged.units().to_string())),
-        ("channelState".to_owned(), json!(state(row))),
-    ]);
-    SettleResponse {
-        success: true,
-        transaction: String::new(),
-        network: caip2(inner.config.chain.chain_id),
-        payer: Some(row.config.payer.to_string()),
-        amount: Some(String::new()),
-        extra: Some(extra),
-        ..SettleResponse::default()
-    }
-}
-
 /// The channel as we know it.
-fn state(row: &MeterRow) -> ChannelState {
+pub(crate) fn state(row: &MeterRow) -> ChannelState {
     ChannelState {
         channel_id: row.id,
         balance: row.chain.balance.units().into(),

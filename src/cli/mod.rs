@@ -6,6 +6,7 @@
 mod agent;
 mod approve;
 mod audit;
+mod channels;
 mod devnet;
 mod doctor;
 mod escrow;
@@ -74,6 +75,7 @@ enum Command {
     /// Compare the chain's own record with the books: every payee, every transfer, to the base unit.
     Reconcile(reconcile::Args),
     Sales(sales::Args),
+    Channels(channels::Args),
     Store(store::Args),
     /// Print the version.
     Version,
@@ -202,6 +204,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Webhooks(args) => webhooks::run(&args, remote),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Sales(args) => sales::run(&args),
+        Command::Channels(args) => channels::run(&args, remote),
         Command::Store(args) => store::run(args),
         Command::Version => {
             println!("bursar {}", env!("CARGO_PKG_VERSION"));

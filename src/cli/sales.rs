@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let failed = |error: StoreError| CliError::new(Kind::Unreachable, error);
     let (mut routes, sales) = super::block_on(async {
         let store = Store::open(&config.store).await.map_err(failed)?;
-        let routes = store.route_sales().await.map_err(failed)?;
+        let routes = store.route_sales(config.chain.wallet).await.map_err(failed)?;
         Ok((routes, store.sales(args.route.as_deref(), args.limit).await.map_err(failed)?))
     })?;
     if let Some(route) = &args.route {
@@ -66,13 +66,15 @@ pub fn run(args: &Args) -> Result<(), CliError> {
 
 /// What routes earned.
 pub(super) fn routes(routes: &[RouteSales]) -> String {
-    let names = ["route", "pays", "sold", "revenue", "in the ledger", "on its way", "unpaid"];
+    let names =
+        ["route", "pays", "sold", "calls", "revenue", "in the ledger", "on its way", "unpaid"];
     let mut lines = table(&names);
     for line in routes {
         lines.add_row([
             line.route.clone(),
             line.pay_to.to_string(),
             line.sold.to_string(),
+            line.calls.to_string(),
             line.revenue.to_string(),
             line.posted.to_string(),
             line.pending_revenue.to_string(),

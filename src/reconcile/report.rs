@@ -228,7 +228,7 @@ pub async fn reconcile(
         unexplained,
         missing,
         escrows,
-        sales: store.route_sales().await?,
+        sales: store.route_sales(config.wallet).await?,
     })
 }
 

@@ -124,7 +124,7 @@ pub(super) fn no_store(headers: &mut HeaderMap) {
 }
 
 /// What is paid for is nobody else's.
-fn private(headers: &mut HeaderMap) {
+pub(super) fn private(headers: &mut HeaderMap) {
     let now = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
     let merged = match now {
         None => "private".to_owned(),
@@ -177,7 +177,7 @@ pub(super) fn receipt(
 }
 
 /// Tells a buyer of x402 what became of the settlement.
-fn say(protocol: Protocol, settled: &SettleResponse, headers: &mut HeaderMap) {
+pub(super) fn say(protocol: Protocol, settled: &SettleResponse, headers: &mut HeaderMap) {
     let name = match protocol {
         Protocol::X402V2 => x402::PAYMENT_RESPONSE,
         Protocol::X402V1 => x402::X_PAYMENT_RESPONSE,
@@ -190,7 +190,7 @@ fn say(protocol: Protocol, settled: &SettleResponse, headers: &mut HeaderMap) {
 }
 
 /// The answer while it is not known whether the money moves: not to be paid again.
-pub(super) fn pending(presented: &Presented, settled: &SettleResponse, path: &str) -> Response {
+pub(super) fn pending(protocol: Protocol, settled: &SettleResponse, path: &str) -> Response {
     let mut refusal = Refusal::new(
         Code::SettlementPending,
         "the payment is on its way to the chain; the answer is kept until it is there",
@@ -199,7 +199,7 @@ pub(super) fn pending(presented: &Presented, settled: &SettleResponse, path: &st
     .hint("send the same request with the same payment again; sign no other");
     refusal.funds_moved = FundsMoved::Maybe;
     let mut response = refuse(refusal, path);
-    say(presented.protocol, settled, response.headers_mut());
+    say(protocol, settled, response.headers_mut());
     response
 }
 

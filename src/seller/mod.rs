@@ -16,6 +16,7 @@
 
 mod answer;
 mod ask;
+mod call;
 mod keep;
 mod offer;
 mod presented;

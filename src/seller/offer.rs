@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Notes, Shop, Way, answer, ask::Ask};
 use crate::{
+    channel::scheme,
     clock,
     mpp::{self, Challenge, ChargeRequest, MppError, Problem, ProblemType},
     refusal::{Code, Refusal},
@@ -57,8 +58,14 @@ impl Shop {
         ticket: Option<&str>,
     ) -> Result<Option<Requirements>, serde_json::Error> {
         let mut extra = self.extra();
+        let mut scheme = x402::EXACT;
         match way {
             Way::Exact => {}
+            Way::BatchSettlement => {
+                let Some(meters) = &self.inner.meters else { return Ok(None) };
+                extra.extend(scheme::extra(&self.inner, meters, ask.route.price));
+                scheme = x402::BATCH_SETTLEMENT;
+            }
             Way::Erc7710 => {
                 extra.insert("assetTransferMethod".into(), json!(exact::ERC7710));
             }
@@ -67,7 +74,7 @@ impl Shop {
         if let Some(ticket) = ticket {
             extra.insert(TICKET.into(), json!(ticket));
         }
-        Requirements::new(x402::EXACT, &self.terms(ask), extra).map(Some)
+        Requirements::new(scheme, &self.terms(ask), extra).map(Some)
     }
 
     /// The offer of x402, version 1, where that version has a name for the chain.
@@ -119,7 +126,22 @@ impl Shop {
 
     /// Asks for payment. `why` is x402's error, `problem` what was wrong with a credential of MPP.
     pub(super) fn required(&self, ask: &Ask, why: &str, problem: Option<Problem>) -> Response {
-        self.write(ask, why, problem).unwrap_or_else(|error| {
+        self.asked(ask, why, problem, None)
+    }
+
+    /// Asks for payment through a channel, and tells its payer where that stands.
+    pub(super) fn corrected(&self, ask: &Ask, why: &str, channel: Requirements) -> Response {
+        self.asked(ask, why, None, Some(channel))
+    }
+
+    fn asked(
+        &self,
+        ask: &Ask,
+        why: &str,
+        problem: Option<Problem>,
+        channel: Option<Requirements>,
+    ) -> Response {
+        self.write(ask, why, problem, channel).unwrap_or_else(|error| {
             tracing::error!(%error, "an offer cannot be written");
             answer::refuse(
                 Refusal::new(Code::Internal, "the price of this route cannot be written"),
@@ -133,12 +155,19 @@ impl Shop {
         ask: &Ask,
         why: &str,
         problem: Option<Problem>,
+        mut channel: Option<Requirements>,
     ) -> Result<Response, OfferError> {
         let (route, url) = (&ask.route, ask.url(self));
         let ticket = format!("{:032x}", rand::random::<u128>());
         let mut accepts = Vec::new();
         for way in &route.offers {
-            accepts.extend(self.v2_offer(ask, *way, Some(&ticket))?);
+            let offer = match way {
+                // Channels are one daemon's; of several, the others sell by the other ways.
+                Way::BatchSettlement if !self.inner.is_keeper() => continue,
+                Way::BatchSettlement if channel.is_some() => channel.take(),
+                way => self.v2_offer(ask, *way, Some(&ticket))?,
+            };
+            accepts.extend(offer);
         }
         let resource = ResourceInfo {
             url,

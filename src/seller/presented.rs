@@ -12,7 +12,7 @@ use super::{
 use crate::{
     mpp::{self, Authorization, Challenge, ChargeRequest, Credential, Problem, ProblemType},
     x402::{
-        self, FacilitatorRequest, HeaderError, PaymentPayload, Requirements,
+        self, FacilitatorRequest, HeaderError, PaymentPayload, Requirements, batch,
         exact::{self, Payload},
     },
 };
@@ -38,6 +38,23 @@ pub(super) struct Presented {
     pub challenge: Option<Challenge>,
 }
 
+/// A payload of a channel, not verified.
+pub(super) struct Channelled {
+    pub offer: Requirements,
+    pub payment: PaymentPayload,
+    pub payload: batch::Payload,
+    /// Hash of what no chain shows of it.
+    pub proof: Option<B256>,
+}
+
+/// What a request shows.
+pub(super) enum Shown {
+    /// A payment for this request alone.
+    Once(Box<Presented>),
+    /// Out of a channel.
+    Channel(Box<Channelled>),
+}
+
 /// Why a payment is not looked at.
 pub(super) enum Unfit {
     /// It cannot be read: 400.
@@ -49,11 +66,7 @@ pub(super) enum Unfit {
 }
 
 /// Reads the payment of a request; `None` if it shows none.
-pub(super) fn read(
-    shop: &Shop,
-    ask: &Ask,
-    headers: &HeaderMap,
-) -> Result<Option<Presented>, Unfit> {
+pub(super) fn read(shop: &Shop, ask: &Ask, headers: &HeaderMap) -> Result<Option<Shown>, Unfit> {
     let text = |name: &str| {
         let value = headers.get(name)?;
         Some(value.to_str().map_err(|_| Unfit::Malformed(format!("{name} is not plain text"))))
@@ -65,9 +78,13 @@ pub(super) fn read(
         (None, None, []) => Ok(None),
         (Some(text), None, []) => x402_payment(shop, ask, decode(text)?, 2).map(Some),
         (None, Some(text), []) => x402_payment(shop, ask, decode(text)?, 1).map(Some),
-        (None, None, [header]) => mpp_payment(shop, ask, header).map(Some),
+        (None, None, [header]) => mpp_payment(shop, ask, header).map(once),
         _ => Err(Unfit::Malformed("the request shows more than one payment".into())),
     }
+}
+
+fn once(presented: Presented) -> Option<Shown> {
+    Some(Shown::Once(Box::new(presented)))
 }
 
 /// The values of `Authorization` that are MPP's.
@@ -95,7 +112,7 @@ fn x402_payment(
     ask: &Ask,
     payment: PaymentPayload,
     version: u8,
-) -> Result<Presented, Unfit> {
+) -> Result<Shown, Unfit> {
     const NONE: Unfit = Unfit::NoOffer("No matching payment requirements");
     if payment.x402_version != version {
         return Err(Unfit::Malformed("x402Version is not that of the header".into()));
@@ -105,10 +122,13 @@ fn x402_payment(
         shop.v1_offer(ask).map_err(broken)?.filter(|offer| payment.is_for(offer))
     } else {
         let mut fits = None;
+        let is_channel = payment.scheme() == x402::BATCH_SETTLEMENT;
         for way in &ask.route.offers {
-            let offer = shop.v2_offer(ask, *way, None).map_err(broken)?;
-            fits =
-                fits.or(offer.filter(|offer| payment.is_for(offer) && same_way(&payment, offer)));
+            if is_channel == (*way == Way::BatchSettlement) {
+                let offer = shop.v2_offer(ask, *way, None).map_err(broken)?;
+                fits = fits
+                    .or(offer.filter(|offer| payment.is_for(offer) && same_way(&payment, offer)));
+            }
         }
         fits
     };
@@ -117,13 +137,19 @@ fn x402_payment(
     let ticket = payment.accepted.as_ref().and_then(|accepted| accepted.extra_text(TICKET));
     let secret = [ticket, identifier.as_deref()].into_iter().flatten().collect::<Vec<_>>();
     let proof = (!secret.is_empty()).then(|| keccak256(secret.join("|")));
+    if offer.scheme() == x402::BATCH_SETTLEMENT {
+        let payload = batch::Payload::read(&payment.payload)
+            .map_err(|error| Unfit::Malformed(error.to_string()))?;
+        return Ok(Shown::Channel(Box::new(Channelled { offer, payment, payload, proof })));
+    }
     let protocol = if version == 1 { Protocol::X402V1 } else { Protocol::X402V2 };
     let request = FacilitatorRequest {
         x402_version: Some(version),
         payment_payload: payment,
         payment_requirements: offer,
     };
-    finish(shop, ask, (protocol, request), (identifier, proof, None))
+    let presented = finish(shop, ask, (protocol, request), (identifier, proof, None))?;
+    Ok(Shown::Once(Box::new(presented)))
 }
 
 /// `extra` may have more keys than were offered, but not another way to move the money.

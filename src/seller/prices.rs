@@ -71,6 +71,9 @@ pub enum Way {
     Exact,
     /// x402 `exact`, version 2, by ERC-7710: the payer's own contract pays when asked.
     Erc7710,
+    /// x402 `batch-settlement`, where the chain has its contract: the buyer deposits once, and signs a
+    /// total for each call; many are claimed in one transaction.
+    BatchSettlement,
     /// MPP `evm/charge`: a signed transfer.
     Mpp,
 }
@@ -120,7 +123,7 @@ fn json() -> String {
 }
 
 fn every_way() -> Vec<Way> {
-    vec![Way::Exact, Way::Erc7710, Way::Mpp]
+    vec![Way::Exact, Way::Erc7710, Way::BatchSettlement, Way::Mpp]
 }
 
 const fn minute() -> u64 {
@@ -353,7 +356,7 @@ mod tests {
             (route.price.units(), route.methods.as_slice()),
             (1_000, &["GET".to_owned()][..])
         );
-        assert_eq!(route.offers, [Way::Exact, Way::Erc7710, Way::Mpp]);
+        assert_eq!(route.offers, [Way::Exact, Way::Erc7710, Way::BatchSettlement, Way::Mpp]);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::{
     Sale, SaleState, Shop, Unlisted,
     answer::{self, Stored},
     ask::Ask,
+    call::Call,
     keep::{self, Settling},
-    presented::{self, Presented, Unfit},
+    presented::{self, Presented, Shown, Unfit},
     prices,
 };
 use crate::{
@@ -87,8 +88,8 @@ where
             return answer::refuse(Refusal::new(Code::Unavailable, why), uri.path());
         }
     };
-    let presented = match presented::read(&shop, &ask, &parts.headers) {
-        Ok(Some(presented)) => presented,
+    let shown = match presented::read(&shop, &ask, &parts.headers) {
+        Ok(Some(shown)) => shown,
         Ok(None) => return shop.required(&ask, "Payment required", None),
         Err(unfit) => return decline(&shop, &ask, unfit),
     };
@@ -98,8 +99,16 @@ where
     };
     let target = ask.target.clone();
     // A buyer that hangs up must not leave a sale half way.
-    let order = Order { shop, ask, presented, _permit: permit };
-    let sold = tokio::spawn(async move { order.fulfil(parts, body, handler).await });
+    let sold = match shown {
+        Shown::Once(presented) => {
+            let order = Order { shop, ask, presented: *presented, _permit: permit };
+            tokio::spawn(async move { order.fulfil(parts, body, handler).await })
+        }
+        Shown::Channel(shown) => {
+            let call = Call::new(shop, ask, *shown, permit);
+            tokio::spawn(async move { Ok(call.answer(parts, body, handler).await) })
+        }
+    };
     match sold.await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
@@ -143,7 +152,7 @@ fn decline(shop: &Shop, ask: &Ask, unfit: Unfit) -> Response {
 }
 
 /// A handler's answer.
-enum Made {
+pub(super) enum Made {
     /// Whole, within the bound.
     Whole(Response<Bytes>),
     /// Longer: what came so far, and the rest.
@@ -274,7 +283,9 @@ impl Order {
                 let sale = SaleRow { tx_hash: Some(hash), ..sale };
                 Ok(self.delivered(&sale, response))
             }
-            Settling::Pending(settled) => Ok(answer::pending(&self.presented, &settled, target)),
+            Settling::Pending(settled) => {
+                Ok(answer::pending(self.presented.protocol, &settled, target))
+            }
             Settling::Failed(settled, refusal) => {
                 Ok(answer::failed(&self.presented, &settled, &refusal, target))
             }
@@ -443,7 +454,7 @@ impl Order {
 }
 
 /// Runs the handler and reads its answer up to a bound.
-async fn make<S>(request: Request, handler: S, limit_s: u64, most: usize) -> Made
+pub(super) async fn make<S>(request: Request, handler: S, limit_s: u64, most: usize) -> Made
 where
     S: Service<Request, Response = Response, Error = Infallible>,
 {
@@ -472,7 +483,7 @@ where
     }
 }
 
-fn joined(begun: Bytes, rest: Body) -> Body {
+pub(super) fn joined(begun: Bytes, rest: Body) -> Body {
     let first = stream::once(async move { Ok::<_, axum::Error>(begun) });
     Body::from_stream(first.chain(rest.into_data_stream().into_stream()))
 }

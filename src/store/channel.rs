@@ -16,6 +16,7 @@ use crate::{
         meter::{MeterRow, OnChain},
         purse::PurseState,
     },
+    ledger::Account,
     money::Usdc,
     payment::AgentId,
 };
@@ -27,51 +28,61 @@ pub use crate::channel::purse::PurseRow;
 pub struct Earning {
     /// The day in UTC, as days since 1970.
     pub day: u64,
-    /// The route's name in the price list.
+    /// The route of the price list.
     pub route: String,
-    /// How it was paid: `exact`, `batch-settlement`, `evm/charge`.
-    pub scheme: String,
+    /// Who earns.
+    pub receiver: Address,
     /// How much.
     pub amount: Usdc,
 }
 
-/// What a route earned on a day.
+/// What a route earned through channels, for one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarningRow {
-    /// Day, route and scheme, and the sum.
-    pub earned: Earning,
-    /// Charges in it.
+    /// The route of the price list; [`UNATTRIBUTED`] where what was charged for is not known.
+    pub route: String,
+    /// Who earns.
+    pub receiver: Address,
+    /// Calls that were charged.
     pub calls: u64,
+    /// What they were charged.
+    pub amount: Usdc,
+    /// What of it was claimed and stands in the ledger.
+    pub booked: Usdc,
 }
 
+/// The route of what was claimed and is in no record of ours: charges that a lost store knew.
+pub const UNATTRIBUTED: &str = "(unattributed)";
+
 const PUT: Many = Many {
-    head: "INSERT INTO meter (id, config, charged, ceiling, signature, balance, claimed,
-             refund_nonce, withdraw_since_s, read_ms, owed_since_ms, last, version)",
+    head: "INSERT INTO meter (id, config, charged, ceiling, signature, balance, claimed, booked,
+             refund_nonce, withdraw_since_s, read_ms, owed_since_ms, refund, last, version)",
     shared: 0,
-    columns: 13,
+    columns: 15,
     tail: " ON CONFLICT (id) DO UPDATE SET charged = excluded.charged,
              ceiling = excluded.ceiling, signature = excluded.signature,
-             balance = excluded.balance, claimed = excluded.claimed,
+             balance = excluded.balance, claimed = excluded.claimed, booked = excluded.booked,
              refund_nonce = excluded.refund_nonce,
              withdraw_since_s = excluded.withdraw_since_s, read_ms = excluded.read_ms,
-             owed_since_ms = excluded.owed_since_ms, last = excluded.last,
-             version = excluded.version
+             owed_since_ms = excluded.owed_since_ms, refund = excluded.refund,
+             last = excluded.last, version = excluded.version
            WHERE excluded.version > meter.version",
 };
 
 const EARN: Many = Many {
-    head: "INSERT INTO earning (day, route, scheme, calls, amount)",
+    head: "INSERT INTO earning (day, route, receiver, calls, amount, booked)",
     shared: 0,
-    columns: 5,
-    tail: " ON CONFLICT (day, route, scheme) DO UPDATE SET
-             calls = earning.calls + excluded.calls, amount = earning.amount + excluded.amount",
+    columns: 6,
+    tail: " ON CONFLICT (day, route, receiver) DO UPDATE SET
+             calls = earning.calls + excluded.calls, amount = earning.amount + excluded.amount,
+             booked = earning.booked + excluded.booked",
 };
 
 macro_rules! select_meter {
     ($rest:literal) => {
         concat!(
             "SELECT id, config, charged, ceiling, signature, balance, claimed, refund_nonce, ",
-            "withdraw_since_s, read_ms, owed_since_ms, last, version FROM meter ",
+            "withdraw_since_s, read_ms, owed_since_ms, last, version, booked, refund FROM meter ",
             $rest
         )
     };
@@ -104,6 +115,11 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
             .map(|text| json("meter.last", &text))
             .transpose()?,
         version: unsigned("meter.version", int(12)?)?,
+        booked: narrow_amount(int(13)?)?,
+        refund: row
+            .try_get::<Option<String>, _>(14)?
+            .map(|text| json("meter.refund", &text))
+            .transpose()?,
     })
 }
 
@@ -236,31 +252,41 @@ impl Store {
         rows.iter().map(read_meter).collect()
     }
 
-    /// Reads what was earned from a day on, the newest day first.
+    /// Adds up what routes earned through channels, by receiver.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn earnings(&self, from_day: u64) -> Result<Vec<EarningRow>, StoreError> {
+    pub async fn earnings(&self) -> Result<Vec<EarningRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT day, route, scheme, calls, amount FROM earning WHERE day >= $1
-             ORDER BY day DESC, route, scheme",
+            "SELECT route, receiver, CAST(SUM(calls) AS BIGINT), CAST(SUM(amount) AS BIGINT),
+               CAST(SUM(booked) AS BIGINT)
+             FROM earning GROUP BY route, receiver ORDER BY route, receiver",
         )
-        .bind(from_day.cast_signed())
         .fetch_all(&self.readers)
         .await?;
         rows.iter()
             .map(|row| {
                 Ok(EarningRow {
-                    earned: Earning {
-                        day: unsigned("earning.day", row.try_get(0)?)?,
-                        route: row.try_get(1)?,
-                        scheme: row.try_get(2)?,
-                        amount: narrow_amount(row.try_get(4)?)?,
-                    },
-                    calls: unsigned("earning.calls", row.try_get(3)?)?,
+                    route: row.try_get(0)?,
+                    receiver: parse("earning.receiver", &row.try_get::<String, _>(1)?)?,
+                    calls: unsigned("earning.calls", row.try_get(2)?)?,
+                    amount: narrow_amount(row.try_get(3)?)?,
+                    booked: narrow_amount(row.try_get(4)?)?,
                 })
             })
             .collect()
+    }
+
+    /// Reads who is paid through channels, at most 1,000.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn receivers(&self) -> Result<Vec<Address>, StoreError> {
+        let rows =
+            sqlx::query("SELECT DISTINCT receiver FROM earning ORDER BY receiver LIMIT 1000")
+                .fetch_all(&self.readers)
+                .await?;
+        rows.iter().map(|row| parse("earning.receiver", &row.try_get::<String, _>(0)?)).collect()
     }
 }
 
@@ -339,6 +365,7 @@ impl Tx {
             let mut query = PUT.of(part.len());
             for row in part {
                 let last = row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
+                let refund = row.refund.map(|it| to_json("meter.refund", &it)).transpose()?;
                 query = query
                     .bind(row.id.to_string())
                     .bind(to_json("meter.config", &row.config)?)
@@ -347,10 +374,12 @@ impl Tx {
                     .bind(hex::encode(&row.signature))
                     .bind(row.chain.balance.as_i64())
                     .bind(row.chain.claimed.as_i64())
+                    .bind(row.booked.as_i64())
                     .bind(row.chain.refund_nonce.cast_signed())
                     .bind(row.chain.withdraw_since_s.map(u64::cast_signed))
                     .bind(row.chain.read_ms)
                     .bind(row.owed_since_ms)
+                    .bind(refund)
                     .bind(last)
                     .bind(row.version.cast_signed());
             }
@@ -359,30 +388,96 @@ impl Tx {
         Ok(())
     }
 
-    /// Adds up what was earned, by day, route and scheme.
+    /// Adds up what was charged, by day, route and receiver.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn add_earnings(&mut self, earned: &[&Earning]) -> Result<(), StoreError> {
-        let mut sums: BTreeMap<(u64, &str, &str), (i64, Usdc)> = BTreeMap::new();
+        let mut sums: BTreeMap<(u64, &str, Address), (i64, Usdc)> = BTreeMap::new();
         for earning in earned {
             let sum = sums
-                .entry((earning.day, &earning.route, &earning.scheme))
+                .entry((earning.day, &earning.route, earning.receiver))
                 .or_insert((0, Usdc::ZERO));
             *sum = (sum.0 + 1, sum.1.saturating_add(earning.amount));
         }
         let sums: Vec<_> = sums.into_iter().collect();
         for part in EARN.parts(&sums) {
             let mut query = EARN.of(part.len());
-            for ((day, route, scheme), (calls, amount)) in part {
+            for ((day, route, receiver), (calls, amount)) in part {
                 query = query
                     .bind(day.cast_signed())
                     .bind((*route).to_owned())
-                    .bind((*scheme).to_owned())
+                    .bind(receiver.to_string())
                     .bind(*calls)
-                    .bind(amount.as_i64());
+                    .bind(amount.as_i64())
+                    .bind(0_i64);
             }
             query.execute(&mut *self.inner).await?;
+        }
+        Ok(())
+    }
+
+    /// Books what was claimed for a receiver: by route, what was charged first is what was claimed
+    /// first. `claim` names it, once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn book_claimed(
+        &mut self,
+        claim: &str,
+        (receiver, wallet): (Address, Address),
+        claimed: Usdc,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        let credit = || match receiver {
+            account if account == wallet => Account::Wallet,
+            account => Account::Revenue(account),
+        };
+        let mut left = claimed;
+        let mut parts: BTreeMap<String, Usdc> = BTreeMap::new();
+        let owed = sqlx::query(
+            "SELECT day, route, amount, booked FROM earning
+             WHERE receiver = $1 AND booked < amount ORDER BY day, route",
+        )
+        .bind(receiver.to_string())
+        .fetch_all(&mut *self.inner)
+        .await?;
+        for row in owed {
+            if left.is_zero() {
+                break;
+            }
+            let (day, route): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+            let amount = narrow_amount(row.try_get(2)?)?;
+            let open = amount.saturating_sub(narrow_amount(row.try_get(3)?)?);
+            let part = open.min(left);
+            left = left.saturating_sub(part);
+            sqlx::query(
+                "UPDATE earning SET booked = booked + $4
+                 WHERE day = $1 AND route = $2 AND receiver = $3",
+            )
+            .bind(day)
+            .bind(route.clone())
+            .bind(receiver.to_string())
+            .bind(part.as_i64())
+            .execute(&mut *self.inner)
+            .await?;
+            let sum = parts.entry(route).or_insert(Usdc::ZERO);
+            *sum = sum.saturating_add(part);
+        }
+        if !left.is_zero() {
+            let query = EARN.of(1).bind(now_ms / 86_400_000).bind(UNATTRIBUTED.to_owned());
+            query
+                .bind(receiver.to_string())
+                .bind(0_i64)
+                .bind(left.as_i64())
+                .bind(left.as_i64())
+                .execute(&mut *self.inner)
+                .await?;
+            parts.insert(UNATTRIBUTED.to_owned(), left);
+        }
+        for (number, (route, part)) in parts.into_iter().enumerate() {
+            let id = format!("{claim}:{number}");
+            self.book_moved(&id, (Account::Sales(route), credit()), part, now_ms).await?;
         }
         Ok(())
     }

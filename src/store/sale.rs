@@ -1,5 +1,7 @@
 //! Sales: what the paywall sold, one row for each payment that was verified.
 
+use std::collections::BTreeMap;
+
 use alloy::primitives::{Address, B256};
 use serde::Serialize;
 use sqlx::{Row as _, any::AnyRow};
@@ -74,6 +76,21 @@ pub struct SaleRow {
 }
 
 impl RouteSales {
+    const fn none(route: String, pay_to: Address) -> Self {
+        let zero = Usdc::ZERO;
+        Self {
+            route,
+            pay_to,
+            sold: 0,
+            calls: 0,
+            revenue: zero,
+            posted: zero,
+            pending: 0,
+            pending_revenue: zero,
+            unpaid: 0,
+        }
+    }
+
     /// Has the ledger what the sales brought?
     #[must_use]
     pub fn agrees(&self) -> bool {
@@ -90,13 +107,15 @@ pub struct RouteSales {
     pub pay_to: Address,
     /// Sales that are final.
     pub sold: u64,
-    /// What they brought, by the rows.
+    /// Calls that were charged in channels, claimed or not.
+    pub calls: u64,
+    /// What sales brought, and what was claimed of channels, the oldest day first; by the rows.
     pub revenue: Usdc,
     /// The same by the ledger's transfers.
     pub posted: Usdc,
     /// Sales that are not final yet.
     pub pending: u64,
-    /// What those will bring.
+    /// What those will bring, and what channels owe.
     pub pending_revenue: Usdc,
     /// Sales that brought nothing.
     pub unpaid: u64,
@@ -204,11 +223,11 @@ impl Store {
         all(&query.fetch_all(&self.readers).await?)
     }
 
-    /// Adds up what each route earned, by the sales and by the ledger.
+    /// Adds up what each route earned, by sales, by channels, and by the ledger.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn route_sales(&self) -> Result<Vec<RouteSales>, StoreError> {
+    pub async fn route_sales(&self, wallet: Address) -> Result<Vec<RouteSales>, StoreError> {
         let rows = sqlx::query(
             "SELECT s.route, s.pay_to,
                CAST(SUM(CASE WHEN s.state = 'final' THEN 1 ELSE 0 END) AS BIGINT),
@@ -226,21 +245,50 @@ impl Store {
         )
         .fetch_all(&self.readers)
         .await?;
-        rows.iter()
-            .map(|row| {
-                let int = |index: usize| row.try_get::<i64, _>(index);
-                Ok(RouteSales {
-                    route: row.try_get(0)?,
-                    pay_to: parse("sale.pay_to", &row.try_get::<String, _>(1)?)?,
-                    sold: unsigned("count", int(2)?)?,
-                    revenue: narrow_amount(int(3)?)?,
-                    posted: narrow_amount(int(4)?)?,
-                    pending: unsigned("count", int(5)?)?,
-                    pending_revenue: narrow_amount(int(6)?)?,
-                    unpaid: unsigned("count", int(7)?)?,
-                })
-            })
-            .collect()
+        let mut routes: BTreeMap<(String, Address), RouteSales> = BTreeMap::new();
+        for row in rows {
+            let int = |index: usize| row.try_get::<i64, _>(index);
+            let route: String = row.try_get(0)?;
+            let pay_to = parse("sale.pay_to", &row.try_get::<String, _>(1)?)?;
+            let line = RouteSales {
+                sold: unsigned("count", int(2)?)?,
+                revenue: narrow_amount(int(3)?)?,
+                posted: narrow_amount(int(4)?)?,
+                pending: unsigned("count", int(5)?)?,
+                pending_revenue: narrow_amount(int(6)?)?,
+                unpaid: unsigned("count", int(7)?)?,
+                ..RouteSales::none(route.clone(), pay_to)
+            };
+            routes.insert((route, pay_to), line);
+        }
+        for earned in self.earnings().await? {
+            let key = (earned.route.clone(), earned.receiver);
+            let none = || RouteSales::none(earned.route, earned.receiver);
+            let line = routes.entry(key).or_insert_with(none);
+            line.calls = earned.calls;
+            line.revenue = line.revenue.saturating_add(earned.booked);
+            let owed = earned.amount.saturating_sub(earned.booked);
+            line.pending_revenue = line.pending_revenue.saturating_add(owed);
+        }
+        let claims = sqlx::query(
+            "SELECT debit, credit, CAST(SUM(amount) AS BIGINT) FROM ledger_transfer
+             WHERE payment_id LIKE 'claim:%' AND state = 'posted' GROUP BY debit, credit",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        for row in claims {
+            let account =
+                |index: usize| parse("ledger_transfer.account", &row.try_get::<String, _>(index)?);
+            let pay_to = match account(1)? {
+                Account::Revenue(account) => account,
+                _ => wallet,
+            };
+            let Account::Sales(route) = account(0)? else { continue };
+            let none = || RouteSales::none(route.clone(), pay_to);
+            let line = routes.entry((route.clone(), pay_to)).or_insert_with(none);
+            line.posted = line.posted.saturating_add(narrow_amount(row.try_get(2)?)?);
+        }
+        Ok(routes.into_values().collect())
     }
 }
 

@@ -391,8 +391,9 @@ CREATE TABLE lease (
   length_ms BIGINT NOT NULL
 );
 
--- Channels through which we are paid; the marks in their order: claimed, charged, ceiling, balance. `last`
--- is the answer to the request charged last, for a payer that did not get it.
+-- Channels through which we are paid; the marks in their order: claimed, charged, ceiling, balance. `booked`
+-- is what the ledger has of what was claimed; `refund` what is on its way back to the payer; `last` the
+-- answer to the request charged last, for a payer that did not get it.
 CREATE TABLE meter (
   id               TEXT PRIMARY KEY,
   config           TEXT NOT NULL,
@@ -401,24 +402,29 @@ CREATE TABLE meter (
   signature        TEXT NOT NULL,
   balance          BIGINT NOT NULL,
   claimed          BIGINT NOT NULL,
+  booked           BIGINT NOT NULL,
   refund_nonce     BIGINT NOT NULL,
   withdraw_since_s BIGINT,
   read_ms          BIGINT NOT NULL,
   owed_since_ms    BIGINT,
+  refund           TEXT,
   last             TEXT,
   version          BIGINT NOT NULL
 );
 CREATE INDEX meter_owing ON meter (owed_since_ms) WHERE owed_since_ms IS NOT NULL;
 
--- What was earned, by day (since 1970, UTC), route of the price list, and scheme.
+-- What was charged in channels, by day (since 1970, UTC), route of the price list, and who earns. `booked`
+-- is what of it was claimed, the oldest day first: the ledger has the same.
 CREATE TABLE earning (
-  day    BIGINT NOT NULL,
-  route  TEXT NOT NULL,
-  scheme TEXT NOT NULL,
-  calls  BIGINT NOT NULL,
-  amount BIGINT NOT NULL,
-  PRIMARY KEY (day, route, scheme)
+  day      BIGINT NOT NULL,
+  route    TEXT NOT NULL,
+  receiver TEXT NOT NULL,
+  calls    BIGINT NOT NULL,
+  amount   BIGINT NOT NULL,
+  booked   BIGINT NOT NULL,
+  PRIMARY KEY (day, route, receiver)
 );
+CREATE INDEX earning_owed ON earning (receiver, day, route) WHERE booked < amount;
 
 -- Channels of the wallet's own, out of which an agent buys. What was charged and signed is the payer's own
 -- count; `held_by` is the purchase whose voucher has left and whose charge is not known yet.

@@ -1,6 +1,7 @@
 //! HTTP 402, with official clients and servers.
 
 mod buyer;
+mod channels;
 mod desk;
 mod facilitator;
 mod facilitator_channels;

@@ -19,15 +19,15 @@ use super::desk::{fields, payer, signed};
 use crate::support::{Official, Plan, World, wait_for};
 
 /// What is sold, and how often it was made.
-struct Shop {
-    url: String,
+pub struct Shop {
+    pub url: String,
     made: Arc<AtomicU64>,
 }
 
 impl Shop {
     /// Lets the next daemon of a world sell what an upstream here makes: `/paid` and `/slow` for 0.01
     /// USDC to the wallet, `/fail` for the same, which fails.
-    async fn open(world: &mut World) -> Self {
+    pub async fn open(world: &mut World) -> Self {
         let made = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&made);
         let upstream = Router::new().fallback(move |request: Request| {
@@ -64,12 +64,12 @@ impl Shop {
         Self { url: format!("http://{listen}"), made }
     }
 
-    fn made(&self) -> u64 {
+    pub fn made(&self) -> u64 {
         self.made.load(Ordering::SeqCst)
     }
 
     /// Asks until somebody listens.
-    async fn get(&self, path: &str, headers: &[(&str, String)]) -> reqwest::Response {
+    pub async fn get(&self, path: &str, headers: &[(&str, String)]) -> reqwest::Response {
         let url = format!("{}{path}", self.url);
         wait_for("the paywall", async || {
             let mut request = reqwest::Client::new().get(&url);
@@ -82,7 +82,7 @@ impl Shop {
     }
 
     /// A payment for a path, as a header's value; what is signed can be edited.
-    async fn payment(
+    pub async fn payment(
         &self,
         path: &str,
         key: &PrivateKeySigner,
@@ -97,7 +97,7 @@ impl Shop {
         x402::encode(&payment).unwrap()
     }
 
-    async fn pay(&self, path: &str, payment: &str) -> (u16, Value, bool) {
+    pub async fn pay(&self, path: &str, payment: &str) -> (u16, Value, bool) {
         let answer = self.get(path, &[(x402::PAYMENT_SIGNATURE, payment.to_owned())]).await;
         let status = answer.status().as_u16();
         let receipt = answer.headers().contains_key(x402::PAYMENT_RESPONSE);

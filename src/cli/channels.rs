@@ -1,0 +1,132 @@
+//! `bursar channels`: who pays us by vouchers, what that owes, and what the wallet pays through.
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::{
+    CliError, block_on,
+    remote::{OperatorArgs, Remote},
+    table::table,
+};
+use crate::view::{ChannelsView, ClaimsView, MeterView, PurseView};
+
+/// Channels: who pays us by vouchers, what is owed and not claimed yet, and the wallet's own channels.
+///
+/// A buyer deposits once and signs a new total with each call. What was charged is owed to us until it
+/// is claimed, which the daemon does by itself: when a receiver is owed channels.claim_at, when something
+/// has waited for channels.claim_after_s, and at once when a buyer begins to withdraw. `claim` does it
+/// now.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "Examples:\n\
+    \x20 bursar channels --keystore alice.json\n\
+    \x20 bursar channels claim --keystore alice.json\n\
+    \x20 bursar channels --json --keystore alice.json | jq .owed")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Claim(Claim),
+}
+
+/// Claim now what is owed: one transaction for each 100 channels of a receiver, paid out with it.
+#[derive(ClapArgs, Debug)]
+struct Claim {
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The daemon is out of reach or refuses.
+pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
+    block_on(async {
+        match &args.command {
+            None => {
+                let session = args.operator.connect(remote).await?;
+                remote.print(&session.client.channels().await?, screen)
+            }
+            Some(Command::Claim(claim)) => {
+                let session = claim.operator.connect(remote).await?;
+                remote.print(&session.client.claim_channels().await?, sent)
+            }
+        }
+    })
+}
+
+fn sent(claims: &ClaimsView) -> String {
+    if claims.transactions.is_empty() {
+        return "nothing is owed that is not on its way already".to_owned();
+    }
+    let hashes: Vec<String> = claims.transactions.iter().map(|hash| format!("  {hash}")).collect();
+    format!("sent; the money is there when they are final:\n{}", hashes.join("\n"))
+}
+
+fn screen(channels: &ChannelsView) -> String {
+    let mut parts = Vec::new();
+    if channels.paid_by.is_empty() {
+        parts.push(
+            "nobody pays us through a channel yet: `bursar serve --paywall` sells, and buyers open them"
+                .to_owned(),
+        );
+    } else {
+        parts.push(meters(&channels.paid_by));
+        let who = if channels.keeper { "" } else { " (another daemon claims it)" };
+        parts.push(format!("owed: {} USDC{who}", channels.owed));
+    }
+    if !channels.paying.is_empty() {
+        parts.push(purses(&channels.paying));
+    }
+    parts.join("\n\n")
+}
+
+fn meters(rows: &[MeterView]) -> String {
+    let mut lines =
+        table(&["channel", "payer", "in it", "charged", "claimed", "owed", "how it stands"]);
+    for row in rows {
+        let stands = match (row.leaves_at, row.lost.is_zero(), row.refund.is_zero()) {
+            (_, false, _) => format!("the payer left with {} USDC of ours", row.lost),
+            (Some(at), ..) => format!("its payer leaves at {at:.0}"),
+            (None, true, false) => format!("{} USDC go back to the payer", row.refund),
+            (None, true, true) => match row.owed_since {
+                Some(since) => format!("owes since {since:.0}"),
+                None => "owes nothing".to_owned(),
+            },
+        };
+        lines.add_row([
+            row.channel.to_string(),
+            row.payer.to_string(),
+            row.balance.to_string(),
+            row.charged.to_string(),
+            row.claimed.to_string(),
+            row.owed.to_string(),
+            stands,
+        ]);
+    }
+    lines.to_string()
+}
+
+fn purses(rows: &[PurseView]) -> String {
+    let mut lines =
+        table(&["own channel", "agent", "pays", "in it", "charged", "left", "how it stands"]);
+    for row in rows {
+        let stands = match row.comes_home_at {
+            Some(at) => format!("{}: the rest comes home at {at:.0}", row.state),
+            None => row.state.clone(),
+        };
+        lines.add_row([
+            row.channel.to_string(),
+            row.agent.to_string(),
+            row.receiver.to_string(),
+            row.balance.to_string(),
+            row.charged.to_string(),
+            row.left.to_string(),
+            stands,
+        ]);
+    }
+    lines.to_string()
+}

@@ -1,0 +1,466 @@
+//! Selling through channels: official clients and hostile ones before the real paywall, kills between any
+//! two steps, payers that leave, daemons that take over. Nobody is served unpaid or charged twice, and
+//! what was charged is claimed, never above what was signed.
+
+use alloy::{
+    primitives::{B256, Bytes, U256},
+    signers::{SignerSync as _, local::PrivateKeySigner},
+};
+use bursar::{
+    contract::{
+        self,
+        hub::{self, ERC3009_COLLECTOR, HUB, Hub},
+        token::{ReceiveWithAuthorization, token_domain},
+    },
+    x402::{
+        self, PaymentPayload, PaymentRequired, Requirements, SettleResponse,
+        batch::{
+            ChannelConfig, Deposit, DepositAuthorization, DepositTerms, ERROR_PREFIX,
+            Erc3009Authorization, Payload, RefundPayload, Vouched, Voucher,
+        },
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    desk::{fields, now_s, payer},
+    seller::Shop,
+};
+use crate::support::{Official, Plan, World, wait_for};
+
+/// What a call costs.
+const PRICE: u64 = 10_000;
+/// What the paywall wants in a channel at least: ten calls.
+const DEPOSIT: u64 = 100_000;
+
+/// A payer of channels that can say anything.
+struct Payer {
+    key: PrivateKeySigner,
+    voucher_key: PrivateKeySigner,
+    hub: Hub,
+    offered: PaymentRequired,
+    offer: Requirements,
+    config: ChannelConfig,
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    body: Value,
+    receipt: Option<SettleResponse>,
+    asked: Option<PaymentRequired>,
+}
+
+impl Answer {
+    /// x402's word for what was wrong, without its prefix.
+    fn error(&self) -> &str {
+        let error = self.asked.as_ref().and_then(|asked| asked.error.as_deref());
+        let error = error.unwrap_or_else(|| panic!("{self:?}"));
+        error.strip_prefix(ERROR_PREFIX).unwrap_or(error)
+    }
+
+    fn charged(&self) -> u64 {
+        let extra = self.receipt.as_ref().unwrap().extra.as_ref().unwrap();
+        extra["chargedAmount"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// What the channel's state of the receipt says was charged in all.
+    fn total(&self) -> u64 {
+        let extra = self.receipt.as_ref().unwrap().extra.as_ref().unwrap();
+        extra["channelState"]["chargedCumulativeAmount"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+fn by(key: &PrivateKeySigner, digest: B256) -> Bytes {
+    key.sign_hash_sync(&digest).unwrap().as_bytes().into()
+}
+
+impl Payer {
+    /// With 1 USDC, and a key of its own for vouchers.
+    async fn new(world: &World, shop: &Shop) -> Self {
+        let answer = shop.get("/paid", &[]).await;
+        let offered = answer.headers()[x402::PAYMENT_REQUIRED].to_str().unwrap();
+        let offered: PaymentRequired = x402::decode(offered).unwrap();
+        let offer = offered.accepts.iter().find(|offer| offer.scheme() == "batch-settlement");
+        let offer = offer.expect("channels are offered").clone();
+        let key = payer(world).await;
+        let voucher_key = PrivateKeySigner::random();
+        let config = ChannelConfig {
+            payer: key.address(),
+            payer_authorizer: voucher_key.address(),
+            receiver: world.card.wallet,
+            receiver_authorizer: offer.extra_text("receiverAuthorizer").unwrap().parse().unwrap(),
+            token: world.card.usdc,
+            withdraw_delay: 86_400,
+            salt: B256::ZERO,
+        };
+        let hub = Hub::new(world.card.chain_id, HUB);
+        Self { key, voucher_key, hub, offered, offer, config }
+    }
+
+    /// The same with a channel that has the least that is taken, and its first call paid.
+    async fn funded(world: &World, shop: &Shop) -> Self {
+        let payer = Self::new(world, shop).await;
+        let answer = payer.pay(shop, "/paid", payer.deposit(DEPOSIT, PRICE, 1)).await;
+        assert_eq!((answer.status, answer.charged(), answer.total()), (200, PRICE, PRICE));
+        payer
+    }
+
+    fn id(&self) -> B256 {
+        self.hub.channel_id(&self.config.into())
+    }
+
+    fn signed(&self, max: u64) -> Voucher {
+        let digest = self.hub.voucher_digest(self.id(), max.into());
+        let signature = by(&self.voucher_key, digest);
+        Voucher { channel_id: self.id(), max_claimable_amount: max.into(), signature }
+    }
+
+    fn voucher(&self, max: u64) -> Payload {
+        Payload::Voucher(Vouched { channel_config: self.config, voucher: self.signed(max) })
+    }
+
+    fn deposit(&self, units: u64, max: u64, salt: u64) -> Payload {
+        let (salt, before) = (U256::from(salt), now_s() + 300);
+        let message = ReceiveWithAuthorization {
+            from: self.key.address(),
+            to: ERC3009_COLLECTOR,
+            value: U256::from(units),
+            validAfter: U256::ZERO,
+            validBefore: U256::from(before),
+            nonce: hub::deposit_nonce(self.id(), salt),
+        };
+        let terms = self.offer.terms().unwrap();
+        let domain = token_domain("USDC", "2", terms.chain_id, terms.asset);
+        let leave = Erc3009Authorization {
+            valid_after: U256::ZERO,
+            valid_before: U256::from(before),
+            salt,
+            signature: by(&self.key, contract::digest(&message, &domain)),
+        };
+        Payload::Deposit(Deposit {
+            channel_config: self.config,
+            voucher: self.signed(max),
+            deposit: DepositTerms {
+                amount: units.into(),
+                authorization: DepositAuthorization { erc3009_authorization: Some(leave) },
+            },
+        })
+    }
+
+    fn refund(&self, charged: u64, amount: Option<u64>) -> Payload {
+        Payload::Refund(RefundPayload {
+            channel_config: self.config,
+            voucher: self.signed(charged),
+            amount: amount.map(U256::from),
+            refund_nonce: None,
+            claims: Vec::new(),
+            refund_authorizer_signature: None,
+            claim_authorizer_signature: None,
+        })
+    }
+
+    fn header(&self, payload: &Payload) -> String {
+        let payment = PaymentPayload::v2(&self.offered, &self.offer, fields(payload));
+        x402::encode(&payment).unwrap()
+    }
+
+    async fn pay(&self, shop: &Shop, path: &str, payload: Payload) -> Answer {
+        send(shop, path, &self.header(&payload)).await
+    }
+
+    /// Sends what may never be answered.
+    async fn try_pay(&self, shop: &Shop, path: &str, payload: &Payload) -> bool {
+        let url = format!("{}{path}", shop.url);
+        let request = reqwest::Client::new().get(url);
+        request.header(x402::PAYMENT_SIGNATURE, self.header(payload)).send().await.is_ok()
+    }
+
+    /// Sends again until there is an answer that says more than "not now".
+    async fn insist(&self, shop: &Shop, path: &str, payload: &Payload) -> Answer {
+        wait_for("an answer", async || {
+            let answer = self.pay(shop, path, payload.clone()).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await
+    }
+
+    /// Calls the hub as the payer, which has ether for it then.
+    async fn calls(&self, world: &World, data: Vec<u8>) {
+        let from = self.key.address();
+        world.chain.rpc("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
+        world.chain.rpc("anvil_impersonateAccount", json!([from])).await;
+        world.chain.send_from(from, HUB, data.into()).await;
+    }
+}
+
+async fn send(shop: &Shop, path: &str, payment: &str) -> Answer {
+    let answer = shop.get(path, &[(x402::PAYMENT_SIGNATURE, payment.to_owned())]).await;
+    fn read<T: serde::de::DeserializeOwned>(answer: &reqwest::Response, name: &str) -> Option<T> {
+        let text = answer.headers().get(name)?.to_str().unwrap();
+        Some(x402::decode(text).unwrap())
+    }
+    Answer {
+        status: answer.status().as_u16(),
+        receipt: read(&answer, x402::PAYMENT_RESPONSE),
+        asked: read(&answer, x402::PAYMENT_REQUIRED),
+        body: answer.json().await.unwrap_or_default(),
+    }
+}
+
+/// Claims what is owed, and waits until the wallet has it and the books say so.
+async fn claim(world: &World, wallet: u64) {
+    world.operator(0).claim_channels().await.unwrap();
+    wait_for("the claim's payout", async || {
+        (world.chain.usdc_of(world.card.wallet).await == wallet).then_some(())
+    })
+    .await;
+}
+
+async fn buys_from_us(plan: Plan) {
+    let mut world = plan.config(|config| config.channels.watch_s = 1).without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let (wallet, key) = (world.card.wallet, payer(&world).await);
+    let start = world.chain.usdc_of(wallet).await;
+    let config = Official::config(&world, "buyer", &key);
+    let buyer = Official::start("channels.mjs", config.clone()).await;
+    let order = |path: &str| json!({ "url": format!("{}{path}", shop.url) });
+    let receipt = |answer: &Value| -> SettleResponse {
+        x402::decode(answer["headers"][x402::PAYMENT_RESPONSE].as_str().unwrap()).unwrap()
+    };
+
+    // The first call deposits; the others cost a signature.
+    for number in 1..=3 {
+        let answer = buyer.ask(order("/paid")).await;
+        assert_eq!(answer["status"], 200, "{answer}");
+        assert_eq!(answer["headers"]["cache-control"], "private");
+        let receipt = receipt(&answer);
+        let extra = receipt.extra.unwrap();
+        assert_eq!(extra["chargedAmount"], PRICE.to_string());
+        assert_eq!(receipt.transaction.is_empty(), number > 1, "{number}");
+        assert_eq!(shop.made(), number);
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        let who = format!("account=\"{}\"", key.address());
+        assert!(body["payer"].as_str().unwrap().starts_with(&who), "{body}");
+        assert!(!body["headers"].as_array().unwrap().contains(&json!(x402::PAYMENT_SIGNATURE)));
+        assert_eq!(world.chain.usdc_of(key.address()).await, 1_000_000 - DEPOSIT);
+        assert_eq!(world.chain.usdc_of(HUB).await, DEPOSIT);
+        // The very same request again: the same answer, nothing made, nothing charged.
+        let sent = answer["requests"].as_array().unwrap().last().unwrap();
+        let payment = sent["headers"][x402::PAYMENT_SIGNATURE.to_lowercase()].as_str().unwrap();
+        let again = send(&shop, "/paid", payment).await;
+        assert_eq!((again.status, &again.body), (200, &body));
+        assert_eq!((again.total(), shop.made()), (number * PRICE, number));
+    }
+    // What fails is not charged, and the client goes on.
+    let failed = buyer.ask(order("/fail")).await;
+    assert_eq!(
+        (&failed["status"], &failed["headers"][x402::PAYMENT_RESPONSE]),
+        (&json!(500), &Value::Null)
+    );
+    assert_eq!(buyer.ask(order("/paid")).await["status"], 200);
+
+    // One transaction claims, and the wallet has it; by route, in the ledger, and reconciled.
+    claim(&world, start + 4 * PRICE).await;
+    assert_eq!(world.chain.usdc_of(HUB).await, DEPOSIT - 4 * PRICE);
+    wait_for("the claim in the ledger", async || {
+        let (code, text) = world.bursar(&["sales", "--json"]);
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let paid = &told["routes"][0];
+        assert_eq!(
+            (code, &paid["route"], &paid["calls"]),
+            (0, &json!("/paid"), &json!(4)),
+            "{text}"
+        );
+        (paid["revenue"] == "0.04" && paid["posted"] == "0.04").then_some(())
+    })
+    .await;
+    let (code, text) = world.bursar(&["reconcile"]);
+    assert!(code == 0 && text.contains("/paid"), "{text}");
+
+    // A client that has forgotten everything is set right by the payer's own signature.
+    assert_eq!(buyer.ask(order("/paid")).await["status"], 200);
+    let fresh = Official::start("channels.mjs", config).await;
+    let answer = fresh.ask(order("/paid")).await;
+    assert_eq!(answer["status"], 200, "{answer}");
+    let statuses: Vec<_> =
+        answer["requests"].as_array().unwrap().iter().map(|r| &r["status"]).collect();
+    assert_eq!(statuses, [402, 402, 200], "{answer}");
+
+    // What is left goes back; what was charged is claimed before, and paid out.
+    let refunded = fresh.ask(json!({ "url": format!("{}/paid", shop.url), "refund": true })).await;
+    assert_eq!(refunded["success"], true, "{refunded}");
+    assert_eq!(refunded["amount"], json!((DEPOSIT - 6 * PRICE).to_string()));
+    assert_eq!(world.chain.usdc_of(key.address()).await, 1_000_000 - 6 * PRICE);
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn the_official_client_buys_by_vouchers() {
+    buys_from_us(Plan::new()).await;
+}
+
+#[tokio::test]
+async fn the_official_client_buys_by_vouchers_on_the_twin() {
+    buys_from_us(Plan::new().twin()).await;
+}
+
+#[tokio::test]
+async fn hostile_payers_get_nothing_and_others_lose_nothing() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+
+    // Nothing is put into a channel for a voucher that would buy nothing, or by another's leave.
+    let new = Payer::new(&world, &shop).await;
+    let desk = super::desk::Desk::of(&world);
+    let before = desk.sent().await;
+    for (payload, error) in [
+        (new.deposit(DEPOSIT, PRICE + 1, 1), "cumulative_amount_mismatch"),
+        (new.deposit(DEPOSIT - 1, PRICE, 1), "deposit_below_min_deposit"),
+        (new.deposit(2_000_000, PRICE, 1), "insufficient_balance"),
+        (new.voucher(PRICE), "channel_not_found"),
+        (new.refund(0, None), "channel_not_found"),
+    ] {
+        let answer = new.pay(&shop, "/paid", payload).await;
+        assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
+    }
+    // Who signs the first voucher must be who the channel says, before anything is sent.
+    let stranger = Payer { voucher_key: PrivateKeySigner::random(), ..Payer::new(&world, &shop).await };
+    let answer = stranger.pay(&shop, "/paid", stranger.deposit(DEPOSIT, PRICE, 1)).await;
+    assert_eq!((answer.status, answer.error()), (402, "voucher_signature"), "{answer:?}");
+    assert_eq!((desk.sent().await, shop.made()), (before, 0));
+
+    let payer = Payer::funded(&world, &shop).await;
+    assert_eq!((shop.made(), world.chain.usdc_of(payer.key.address()).await), (1, 900_000));
+    let deposit = payer.deposit(DEPOSIT, PRICE, 1);
+    // The deposit again finds the answer that it bought, and puts nothing in.
+    let first = payer.header(&deposit);
+    let again = send(&shop, "/paid", &first).await;
+    assert_eq!((again.status, again.total(), &again.body["number"]), (200, PRICE, &json!(1)));
+    assert_eq!(world.chain.usdc_of(payer.key.address()).await, 900_000);
+
+    // A voucher buys one request; for any other it is worth nothing, and says where the channel stands.
+    let second = payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await;
+    assert_eq!((second.status, second.charged(), second.total()), (200, PRICE, 2 * PRICE));
+    for path in ["/paid?other", "/slow", "/fail"] {
+        let answer = payer.pay(&shop, path, payer.voucher(2 * PRICE)).await;
+        assert_eq!((answer.status, answer.error()), (402, "cumulative_amount_mismatch"), "{path}");
+        let offers = &answer.asked.unwrap().accepts;
+        let offer = offers.iter().find(|offer| offer.scheme() == "batch-settlement").unwrap();
+        let state = offer.extra("channelState").unwrap();
+        assert_eq!(state["chargedCumulativeAmount"], (2 * PRICE).to_string());
+        let proof = offer.extra("voucherState").unwrap();
+        assert_eq!(proof["signature"], json!(payer.signed(2 * PRICE).signature));
+    }
+    // What the chain will show of a voucher is not enough to see the answer that it bought.
+    let mut seen: Value = x402::decode(&payer.header(&payer.voucher(2 * PRICE))).unwrap();
+    seen["accepted"]["extra"]["ticket"] = json!("guessed");
+    let guessed = send(&shop, "/paid", &x402::encode(&seen).unwrap()).await;
+    assert_eq!((guessed.status, guessed.error()), (402, "cumulative_amount_mismatch"));
+    assert_eq!(shop.made(), 2);
+
+    // Too low, too high, above what is there, signed by somebody else, for another channel.
+    let foreign = |payload: Payload, edit: &dyn Fn(&mut Value)| {
+        let mut shown: Value = x402::decode(&payer.header(&payload)).unwrap();
+        edit(&mut shown["payload"]);
+        x402::encode(&shown).unwrap()
+    };
+    let other = json!(new.key.address().to_string());
+    let set = |field: &'static str, value: Value| {
+        foreign(payer.voucher(3 * PRICE), &move |payload| payload["channelConfig"][field] = value.clone())
+    };
+    let by_other = Payer { voucher_key: PrivateKeySigner::random(), ..clone(&payer) };
+    let mut rebound = clone(&payer);
+    rebound.config.receiver = new.key.address();
+    let mut own_judge = clone(&payer);
+    own_judge.config.receiver_authorizer = new.key.address();
+    let mut hasty = clone(&payer);
+    hasty.config.withdraw_delay = 900;
+    let mut nobodys = clone(&payer);
+    nobodys.config.salt = B256::repeat_byte(7);
+    for (header, error) in [
+        (payer.header(&payer.voucher(PRICE)), "cumulative_amount_mismatch"),
+        (payer.header(&payer.voucher(3 * PRICE - 1)), "cumulative_amount_mismatch"),
+        (payer.header(&payer.voucher(3 * PRICE + 1)), "cumulative_amount_mismatch"),
+        (payer.header(&payer.voucher(DEPOSIT * 10)), "cumulative_amount_mismatch"),
+        (by_other.header(&by_other.voucher(3 * PRICE)), "voucher_signature"),
+        (set("payer", other.clone()), "channel_id_mismatch"),
+        (set("payerAuthorizer", other), "channel_id_mismatch"),
+        (rebound.header(&rebound.voucher(3 * PRICE)), "receiver_mismatch"),
+        (own_judge.header(&own_judge.voucher(3 * PRICE)), "receiver_authorizer_mismatch"),
+        (hasty.header(&hasty.voucher(3 * PRICE)), "withdraw_delay_mismatch"),
+        (nobodys.header(&nobodys.voucher(3 * PRICE)), "channel_not_found"),
+        (payer.header(&payer.refund(PRICE, None)), "cumulative_amount_mismatch"),
+        (payer.header(&payer.refund(2 * PRICE, Some(0))), "refund_amount_invalid"),
+        (payer.header(&payer.refund(2 * PRICE, Some(8 * PRICE + 1))), "refund_amount_invalid"),
+        (by_other.header(&by_other.refund(2 * PRICE, None)), "voucher_signature"),
+    ] {
+        let answer = send(&shop, "/paid", &header).await;
+        assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
+    }
+    let claim = foreign(payer.voucher(3 * PRICE), &|payload| {
+        *payload = json!({ "type": "settle", "receiver": payload["channelConfig"]["receiver"],
+            "token": payload["channelConfig"]["token"] });
+    });
+    assert_eq!(send(&shop, "/paid", &claim).await.status, 400);
+    assert_eq!(shop.made(), 2);
+
+    // Two requests at once: one channel, one of them.
+    let (one, two) = tokio::join!(
+        payer.pay(&shop, "/slow?1", payer.voucher(3 * PRICE)),
+        payer.pay(&shop, "/slow?2", payer.voucher(3 * PRICE)),
+    );
+    let (served, busy) = if one.status == 200 { (one, two) } else { (two, one) };
+    assert_eq!((served.status, served.total(), busy.status), (200, 3 * PRICE, 402));
+    assert!(["channel_busy", "cumulative_amount_mismatch"].contains(&busy.error()), "{busy:?}");
+    assert_eq!(shop.made(), 3);
+
+    // A handler that fails costs nothing; the same voucher then buys, at most once.
+    let failed = payer.pay(&shop, "/fail", payer.voucher(4 * PRICE)).await;
+    assert_eq!((failed.status, failed.receipt.is_none()), (500, true));
+    let bought = payer.pay(&shop, "/paid", payer.voucher(4 * PRICE)).await;
+    assert_eq!((bought.status, bought.total()), (200, 4 * PRICE));
+
+    // Down to the last call, and not one more; a top-up goes on.
+    for total in 5..=10 {
+        let answer = payer.pay(&shop, "/paid", payer.voucher(total * PRICE)).await;
+        assert_eq!((answer.status, answer.total()), (200, total * PRICE));
+    }
+    let empty = payer.pay(&shop, "/paid", payer.voucher(11 * PRICE)).await;
+    assert_eq!((empty.status, empty.error()), (402, "cumulative_exceeds_balance"));
+    let topped = payer.pay(&shop, "/paid", payer.deposit(DEPOSIT, 11 * PRICE, 2)).await;
+    assert_eq!((topped.status, topped.total()), (200, 11 * PRICE), "{topped:?}");
+
+    // A part goes back, once, however often it is asked; then the channel goes on.
+    let wish = payer.refund(11 * PRICE, Some(4 * PRICE));
+    let back = payer.insist(&shop, "/paid", &wish).await;
+    assert_eq!((back.status, &back.body["channelId"]), (200, &json!(payer.id())), "{back:?}");
+    assert_eq!(back.receipt.unwrap().amount.as_deref(), Some("40000"));
+    let left = 1_000_000 - 2 * DEPOSIT + 4 * PRICE;
+    assert_eq!(world.chain.usdc_of(payer.key.address()).await, left);
+    let next = wait_for("the refund's end", async || {
+        let answer = payer.pay(&shop, "/paid", payer.voucher(12 * PRICE)).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(next.total(), 12 * PRICE);
+    claim(&world, start + 12 * PRICE).await;
+    assert_eq!(world.chain.usdc_of(HUB).await, 4 * PRICE);
+    world.judge().await;
+}
+
+fn clone(payer: &Payer) -> Payer {
+    let Payer { key, voucher_key, hub, offered, offer, config } = payer;
+    Payer {
+        key: key.clone(),
+        voucher_key: voucher_key.clone(),
+        hub: *hub,
+        offered: offered.clone(),
+        offer: offer.clone(),
+        config: *config,
+    }
+}
