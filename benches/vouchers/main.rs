@@ -3,7 +3,7 @@
 //!
 //! `BURSAR_BENCH_VOUCHERS` names how many vouchers; 40,000 without it.
 
-#![allow(clippy::expect_used, clippy::float_arithmetic, clippy::cast_precision_loss)]
+#![allow(clippy::expect_used, clippy::panic, clippy::float_arithmetic, clippy::cast_precision_loss)]
 
 use std::{
     hint::black_box,
@@ -21,6 +21,7 @@ use bursar::{
     },
     contract::hub::{HUB, Hub},
     money::Usdc,
+    seller::Stored,
     store::{Earning, Store},
     x402::batch::ChannelConfig,
 };
@@ -173,8 +174,10 @@ fn incoming(
 
 /// Judges and charges every voucher as a payee does, and commits in groups.
 async fn serve(hub: &Hub, store: &Store, rows: &[MeterRow], incoming: &[Incoming]) -> u32 {
-    let mut meters: Vec<Meter> = rows.iter().map(|row| Meter::new(row.clone())).collect();
+    let mut meters: Vec<Meter> = rows.iter().map(|row| Meter::new(row.clone(), false)).collect();
     let price = Usdc::from_units(PRICE).expect("an amount");
+    let answer = serde_json::json!({ "status": 200, "headers": [], "body": "" });
+    let answer: Stored = serde_json::from_value(answer).expect("an answer");
     let mut commits = 0;
     for group in incoming.chunks(GROUP) {
         let mut changed = Vec::with_capacity(group.len());
@@ -191,20 +194,19 @@ async fn serve(hub: &Hub, store: &Store, rows: &[MeterRow], incoming: &[Incoming
                 panic!("a good voucher was refused");
             };
             meter.set(*next);
-            let answer = Delivered {
+            let delivered = Delivered {
                 request: one.request,
+                ceiling: one.total,
                 charged: price,
-                status: 200,
-                headers: Vec::new(),
-                body: Some(String::new()),
+                answer: answer.clone(),
             };
-            let next = meter.charge(answer, 1);
+            let next = meter.charge(delivered, 1);
             meter.set(next.clone());
             changed.push(next);
             earned.push(Earning {
                 day: 1,
                 route: "GET /quote".into(),
-                scheme: "batch-settlement".into(),
+                receiver: Address::repeat_byte(3),
                 amount: price,
             });
         }

@@ -124,6 +124,11 @@ impl<'a> Shown<'a> {
         Ok(charged.checked_add(self.price) == Some(self.ceiling))
     }
 
+    /// Refuses a voucher that is for another total than is due, in a channel that is not there yet.
+    pub(crate) fn other_total(&self) -> Not {
+        no(self.offer, "cumulative_amount_mismatch")
+    }
+
     /// Gives back `amount`, or all that is free: the row says what is to be signed and sent.
     ///
     /// # Errors

@@ -286,7 +286,12 @@ impl Call {
         let shown = Shown::read(self.inner(), &self.shown.offer, config, voucher)?;
         if !shown.is_next().await? {
             // It was charged already, or is for another total: nothing is put in for that.
-            return self.serve((config, voucher), None, request, handler).await;
+            return match self.serve((config, voucher), None, request, handler).await {
+                Err(Halt::Not(Not::Refused(reason, _))) if is_short(&reason) => {
+                    Err(shown.other_total().into())
+                }
+                other => other,
+            };
         }
         let settled = self.settled(&self.request(None)?).await?;
         crash::at(Point::DepositSettled);

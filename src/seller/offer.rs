@@ -164,7 +164,9 @@ impl Shop {
             let offer = match way {
                 // Channels are one daemon's; of several, the others sell by the other ways.
                 Way::BatchSettlement if !self.inner.is_keeper() => continue,
-                Way::BatchSettlement if channel.is_some() => channel.take(),
+                Way::BatchSettlement if channel.is_some() => {
+                    channel.take().map(|offer| ticketed(&offer, &ticket)).transpose()?
+                }
                 way => self.v2_offer(ask, *way, Some(&ticket))?,
             };
             accepts.extend(offer);
@@ -223,6 +225,13 @@ impl Shop {
         *response.body_mut() = Body::from(body.to_string());
         Ok(response)
     }
+}
+
+/// An offer with a ticket in it.
+fn ticketed(offer: &Requirements, ticket: &str) -> Result<Requirements, serde_json::Error> {
+    let mut fields: Map<String, Value> = serde_json::from_value(serde_json::to_value(offer)?)?;
+    fields.entry("extra").or_insert_with(|| json!({}))[TICKET] = json!(ticket);
+    Requirements::from_fields(fields)
 }
 
 /// What a buyer may add.

@@ -34,6 +34,7 @@ const PRICE: u64 = 10_000;
 const DEPOSIT: u64 = 100_000;
 
 /// A payer of channels that can say anything.
+#[derive(Clone)]
 struct Payer {
     key: PrivateKeySigner,
     voucher_key: PrivateKeySigner,
@@ -170,13 +171,6 @@ impl Payer {
         send(shop, path, &self.header(&payload)).await
     }
 
-    /// Sends what may never be answered.
-    async fn try_pay(&self, shop: &Shop, path: &str, payload: &Payload) -> bool {
-        let url = format!("{}{path}", shop.url);
-        let request = reqwest::Client::new().get(url);
-        request.header(x402::PAYMENT_SIGNATURE, self.header(payload)).send().await.is_ok()
-    }
-
     /// Sends again until there is an answer that says more than "not now".
     async fn insist(&self, shop: &Shop, path: &str, payload: &Payload) -> Answer {
         wait_for("an answer", async || {
@@ -184,14 +178,6 @@ impl Payer {
             (answer.status != 503).then_some(answer)
         })
         .await
-    }
-
-    /// Calls the hub as the payer, which has ether for it then.
-    async fn calls(&self, world: &World, data: Vec<u8>) {
-        let from = self.key.address();
-        world.chain.rpc("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
-        world.chain.rpc("anvil_impersonateAccount", json!([from])).await;
-        world.chain.send_from(from, HUB, data.into()).await;
     }
 }
 
@@ -329,7 +315,8 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
         assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
     }
     // Who signs the first voucher must be who the channel says, before anything is sent.
-    let stranger = Payer { voucher_key: PrivateKeySigner::random(), ..Payer::new(&world, &shop).await };
+    let mut stranger = new.clone();
+    stranger.voucher_key = PrivateKeySigner::random();
     let answer = stranger.pay(&shop, "/paid", stranger.deposit(DEPOSIT, PRICE, 1)).await;
     assert_eq!((answer.status, answer.error()), (402, "voucher_signature"), "{answer:?}");
     assert_eq!((desk.sent().await, shop.made()), (before, 0));
@@ -371,16 +358,18 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     };
     let other = json!(new.key.address().to_string());
     let set = |field: &'static str, value: Value| {
-        foreign(payer.voucher(3 * PRICE), &move |payload| payload["channelConfig"][field] = value.clone())
+        foreign(payer.voucher(3 * PRICE), &move |payload| {
+            payload["channelConfig"][field] = value.clone()
+        })
     };
-    let by_other = Payer { voucher_key: PrivateKeySigner::random(), ..clone(&payer) };
-    let mut rebound = clone(&payer);
+    let by_other = Payer { voucher_key: PrivateKeySigner::random(), ..payer.clone() };
+    let mut rebound = payer.clone();
     rebound.config.receiver = new.key.address();
-    let mut own_judge = clone(&payer);
+    let mut own_judge = payer.clone();
     own_judge.config.receiver_authorizer = new.key.address();
-    let mut hasty = clone(&payer);
+    let mut hasty = payer.clone();
     hasty.config.withdraw_delay = 900;
-    let mut nobodys = clone(&payer);
+    let mut nobodys = payer.clone();
     nobodys.config.salt = B256::repeat_byte(7);
     for (header, error) in [
         (payer.header(&payer.voucher(PRICE)), "cumulative_amount_mismatch"),
@@ -402,11 +391,11 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
         let answer = send(&shop, "/paid", &header).await;
         assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
     }
-    let claim = foreign(payer.voucher(3 * PRICE), &|payload| {
+    let payout = foreign(payer.voucher(3 * PRICE), &|payload| {
         *payload = json!({ "type": "settle", "receiver": payload["channelConfig"]["receiver"],
             "token": payload["channelConfig"]["token"] });
     });
-    assert_eq!(send(&shop, "/paid", &claim).await.status, 400);
+    assert_eq!(send(&shop, "/paid", &payout).await.status, 400);
     assert_eq!(shop.made(), 2);
 
     // Two requests at once: one channel, one of them.
@@ -451,16 +440,4 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     claim(&world, start + 12 * PRICE).await;
     assert_eq!(world.chain.usdc_of(HUB).await, 4 * PRICE);
     world.judge().await;
-}
-
-fn clone(payer: &Payer) -> Payer {
-    let Payer { key, voucher_key, hub, offered, offer, config } = payer;
-    Payer {
-        key: key.clone(),
-        voucher_key: voucher_key.clone(),
-        hub: *hub,
-        offered: offered.clone(),
-        offer: offer.clone(),
-        config: *config,
-    }
 }
