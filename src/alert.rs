@@ -57,6 +57,9 @@ kinds! {
     Denials = "denials";
     /// An agent asked for the same payment again and again. Subject: the agent.
     Loop = "loop";
+    /// A seller does what an honest one hardly does: it changes payee or offer, sells in another host's
+    /// name, wants another chain or token, or asks without an end. Subject: its host.
+    Seller = "seller";
     /// Chain and books differ. Subject: what differs.
     Reconciliation = "reconciliation";
     /// The store is older than what was done with its keys. Subject: `until` while that is waited

@@ -11,8 +11,9 @@ use crate::{
     money::Usdc,
     payment::{AgentId, Context, Payee},
     policy::{
-        Categories, ChainLimits, Facts, FetchLimits, FetchUsed, Judgement, Outcome, PayeeRecord,
-        Policy, Question, Usage, WalletUsage, evaluate, evaluate_fetch, may_fetch, overrides,
+        Categories, ChainLimits, Facts, FetchBy, FetchLimits, FetchUsed, Judgement, Outcome,
+        PayeeRecord, Policy, Question, Usage, WalletUsage, evaluate, evaluate_fetch, may_fetch,
+        overrides,
     },
     refusal::{Code, Refusal},
     store::Word,
@@ -235,7 +236,8 @@ impl Book {
         may_fetch(&known.policy, known.chain.as_ref(), &known.usage, &self.wallet, &context, now_s)
     }
 
-    /// Judges the price of one call at `now_s`: payee, price, host in the context, what was bought.
+    /// Judges the price of one call at `now_s`: payee, price, host in the context, what was bought, and
+    /// by what it would be paid.
     ///
     /// # Errors
     /// The rule that refuses it.
@@ -245,6 +247,7 @@ impl Book {
         (payee, price): (Address, Usdc),
         context: &Context,
         used: FetchUsed,
+        by: FetchBy,
         now_s: u64,
     ) -> Result<(), Refusal> {
         let known = self.agents.get(agent).ok_or_else(|| no_agent(agent))?;
@@ -264,7 +267,7 @@ impl Book {
             &known.policy,
             known.chain.as_ref(),
             record.map(|known| &known.record),
-            (&known.usage, used),
+            (&known.usage, used, by),
             &self.wallet,
             &question,
             now_s,
@@ -316,6 +319,7 @@ impl Book {
     pub fn hear(&mut self, word: &Word) {
         match word {
             Word::Reserved { agent, facts, at_s } => self.reserve(agent, facts, *at_s),
+            Word::Held { agent, facts } => self.replay(agent, facts, Outcome::Pending),
             Word::Settled { agent, facts, block_time_s } => {
                 self.settle(agent, facts, *block_time_s);
             }

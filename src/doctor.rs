@@ -17,7 +17,7 @@ use crate::{
     alert::watch,
     clock::Clock,
     config::Config,
-    contract::{self, IDeployed, IQuorum},
+    contract::{self, IDeployed, IQuorum, hub::HUB},
     keys::{KeyError, Keys},
     lease,
     notify::Endpoint,
@@ -100,6 +100,7 @@ pub async fn examine(config: &Config, keys: Option<Result<Keys, KeyError>>) -> V
     if let Some((rpc, head)) = nodes(config, &mut chart).await {
         contracts(config, &rpc, &mut chart).await;
         gas(config, &rpc, &head, keys.as_ref(), &mut chart).await;
+        facilitator(config, &rpc, &mut chart).await;
     }
     webhooks(config, &mut chart).await;
     daemon(config, &mut chart).await;
@@ -430,6 +431,32 @@ async fn gas(config: &Config, rpc: &Rpc, head: &Head, keys: Option<&Keys>, chart
         let count = relayers.len();
         let least = if least > 1_000_000 { "over a million".to_owned() } else { least.to_string() };
         chart.ok(CHECK, format!("{count} relayers, each good for {least} full batches or more"));
+    }
+}
+
+/// The gas that it spends is the relayers', whom the check `gas` looks at.
+async fn facilitator(config: &Config, rpc: &Rpc, chart: &mut Chart) {
+    const CHECK: &str = "facilitator";
+    let settings = &config.facilitator;
+    let schemes = match rpc.code(HUB).await {
+        Ok(code) if code.is_empty() => format!(
+            "settles exact; batch-settlement is refused and not offered: no ChannelHub at {HUB}"
+        ),
+        Ok(_) => "settles exact and batch-settlement".to_owned(),
+        Err(error) => return chart.fail(CHECK, error.to_string(), "check chain.rpc"),
+    };
+    if !settings.enabled {
+        chart.ok(CHECK, format!("{schemes}, for our own sales only"));
+    } else if settings.payees.is_empty() && !config.listen.ip().is_loopback() {
+        let found = format!("{schemes}, for whoever reaches it, from the relayers' gas money");
+        let todo = "name who may be paid in facilitator.payees, or keep strangers away";
+        chart.warn(CHECK, found, todo);
+    } else {
+        let whom = match settings.payees.len() {
+            0 => "anybody on this host".to_owned(),
+            payees => format!("{payees} payees"),
+        };
+        chart.ok(CHECK, format!("{schemes}, for {whom}"));
     }
 }
 

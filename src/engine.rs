@@ -43,7 +43,7 @@ use crate::{
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
     seller::{self, Paywall, PaywallError, PriceList},
-    store::{PaymentRow, Store, StoreError, Tx, Word},
+    store::{PaymentRow, Store, StoreError, Tx, TxKind, Word},
     submit::{Flight, Flights, broadcast},
     view::{
         AgentView, AlertView, ApprovalView, ChannelsView, ClaimsView, DeliveryState, DeliveryView,
@@ -263,6 +263,8 @@ impl Inner {
         let too_dear = self.flights.too_dear();
         self.metrics.waiting_for_fee.set(i64::try_from(too_dear).unwrap_or(i64::MAX));
         self.metrics.in_flight.set(i64::try_from(self.flights.len()).unwrap_or(i64::MAX));
+        let settling = self.flights.count(TxKind::Settlement);
+        self.metrics.settling.set(i64::try_from(settling).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn set_chain_reached(&self, reached: bool) {
@@ -1047,6 +1049,7 @@ impl Engine {
                 .collect(),
             in_flight: inner.flights.len() as u64,
             relayers: alert::watch::relayers(inner).await.unwrap_or_default(),
+            facilitator: self.facilitator().view(),
             agents: self.agents().await?,
             alerts: alerts.into_iter().map(AlertView::from).collect(),
             webhooks: self.webhooks().await?,

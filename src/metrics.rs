@@ -8,7 +8,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{alert::AlertKind, outcome::SendClass, refusal::Code, store::Fate};
+use crate::{
+    alert::AlertKind, buyer::Odd, outcome::SendClass, refusal::Code, store::Fate, x402::Reason,
+};
 
 /// A refusal's code as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +48,30 @@ impl From<AlertKind> for AlertLabel {
     }
 }
 
+/// What was odd about a seller as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OddLabel {
+    what: &'static str,
+}
+
+impl From<Odd> for OddLabel {
+    fn from(odd: Odd) -> Self {
+        Self { what: odd.as_str() }
+    }
+}
+
+/// Why the facilitator refused, as x402 names it, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: String,
+}
+
+impl From<&Reason> for ReasonLabel {
+    fn from(reason: &Reason) -> Self {
+        Self { reason: reason.as_str().to_owned() }
+    }
+}
+
 /// What became of a delivery as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FateLabel {
@@ -68,6 +94,18 @@ pub struct Metrics {
     pub purchases_paid: Counter,
     /// Payments of calls that were signed and never used.
     pub purchases_lapsed: Counter,
+    /// Calls and answers of sellers that were odd, by what.
+    pub sellers_odd: Family<OddLabel, Counter>,
+    /// Payments that the facilitator called good.
+    pub verified: Counter,
+    /// Settlements of the facilitator that moved the money, at depth.
+    pub settled: Counter,
+    /// Settlements of the facilitator that moved nothing, at depth.
+    pub unsettled: Counter,
+    /// Payments that the facilitator did not take, or did not settle, by reason.
+    pub declined: Family<ReasonLabel, Counter>,
+    /// Settlements of the facilitator on their way.
+    pub settling: Gauge,
     /// Gas used by final transactions.
     pub gas_used: Counter,
     /// Sends, by the node's answer.
@@ -112,6 +150,12 @@ impl Default for Metrics {
             failed: Counter::default(),
             purchases_paid: Counter::default(),
             purchases_lapsed: Counter::default(),
+            sellers_odd: Family::default(),
+            verified: Counter::default(),
+            settled: Counter::default(),
+            unsettled: Counter::default(),
+            declined: Family::default(),
+            settling: Gauge::default(),
             gas_used: Counter::default(),
             sends: Family::default(),
             waiting_for_fee: Gauge::default(),
@@ -144,6 +188,36 @@ impl Default for Metrics {
                 "purchases_lapsed",
                 "Payments of calls that were signed and never used",
                 all.purchases_lapsed.clone(),
+            );
+            registry.register(
+                "sellers_odd",
+                "Calls and answers of sellers that were odd, by what",
+                all.sellers_odd.clone(),
+            );
+            registry.register(
+                "facilitator_verified",
+                "Payments of others that were called good",
+                all.verified.clone(),
+            );
+            registry.register(
+                "facilitator_settled",
+                "Settlements that moved the money, final on chain",
+                all.settled.clone(),
+            );
+            registry.register(
+                "facilitator_failed",
+                "Settlements that moved nothing, final on chain",
+                all.unsettled.clone(),
+            );
+            registry.register(
+                "facilitator_refused",
+                "Payments that were not taken or not settled, by reason",
+                all.declined.clone(),
+            );
+            registry.register(
+                "facilitator_pending",
+                "Settlements on their way",
+                all.settling.clone(),
             );
             registry.register("gas_used", "Gas used by final transactions", all.gas_used.clone());
             registry.register("sends", "Sends, by the node's answer", all.sends.clone());

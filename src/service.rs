@@ -65,6 +65,8 @@ const ANCHOR_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause between two looks at the store's log.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
+/// Open purchases that are read at once.
+const PURCHASES: u32 = 500;
 /// Policy files that are read before they are noted in the audit log.
 const NOTED: usize = 256;
 
@@ -609,6 +611,15 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
     let open = inner.store.payments_open().await?;
     for row in &open {
         inner.book().replay(&row.agent, &row.facts(), Outcome::Pending);
+    }
+    let mut after = None;
+    loop {
+        let bought = inner.store.purchases_open(after, PURCHASES).await?;
+        let Some(last) = bought.last() else { break };
+        after = Some(last.id);
+        for (row, facts) in bought.iter().filter_map(|row| Some((row, row.facts()?))) {
+            inner.book().replay(&row.agent, &facts, Outcome::Pending);
+        }
     }
     let since_ms = inner.clock.now_ms() - 26 * 3_600_000;
     let mut accepted = pin!(inner.store.accepted_since(since_ms, 1_000));

@@ -325,6 +325,8 @@ pub struct StatusView {
     pub in_flight: u64,
     /// The relayers; empty while the chain is out of reach.
     pub relayers: Vec<RelayerView>,
+    /// How the facilitator fares.
+    pub facilitator: FacilitatorView,
     /// Every agent with its limits.
     pub agents: Vec<AgentView>,
     /// What is wrong.
@@ -339,6 +341,23 @@ pub struct StatusView {
     pub daemon: String,
     /// Who does what on PostgreSQL; empty on SQLite, where one daemon does everything.
     pub leases: Vec<LeaseView>,
+}
+
+/// The facilitator: what it does with payments of others, and of our own buyers. Counted since start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FacilitatorView {
+    /// Is it served to others?
+    pub public: bool,
+    /// Is x402's ChannelHub on the chain? Without it `batch-settlement` is not settled.
+    pub channels: bool,
+    /// Settlements on their way.
+    pub pending: u64,
+    /// Payments that were called good.
+    pub verified: u64,
+    /// Settlements that moved the money, at depth.
+    pub settled: u64,
+    /// Settlements that moved nothing, at depth.
+    pub failed: u64,
 }
 
 /// Work that one daemon at a time does.

@@ -5,7 +5,7 @@
 //! every daemon on a store shares.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::{
     alert::{Alert, AlertKind},
     audit::EventKind,
+    buyer::Odd,
     config::{AlertsConfig, SubmitConfig},
     engine::{self, EngineError, Inner, Stop},
     fees,
@@ -35,6 +36,10 @@ const LOOK_BACK: u64 = 20_000;
 const NOTES: u32 = 5_000;
 /// Failed tries in a row after which an endpoint is an alert.
 const FAILURES: u64 = 5;
+/// Sellers that are remembered for something odd.
+const SELLERS: usize = 256;
+/// Times after which what may be harmless is an alert.
+const ODD_TIMES: u64 = 3;
 /// Whom requests belong to that nobody can be held to.
 const STRANGERS: &str = "strangers";
 
@@ -111,6 +116,7 @@ async fn judge(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError
         AlertKind::CapNear,
         AlertKind::Denials,
         AlertKind::Loop,
+        AlertKind::Seller,
         AlertKind::Webhook,
     ];
     let (_, oldest_ms) = inner.store.backlog().await?;
@@ -319,6 +325,16 @@ struct Refusals {
     /// The last entry of the audit log that was read; `None` before the first look.
     read: Option<u64>,
     of: HashMap<String, Counts>,
+    /// Sellers that were odd, by host: [`SELLERS`] at most.
+    sellers: BTreeMap<String, Seen>,
+}
+
+/// What a seller did that was odd.
+#[derive(Default)]
+struct Seen {
+    /// The last time, unix seconds.
+    at_s: u64,
+    times: BTreeMap<Odd, u64>,
 }
 
 #[derive(Default)]
@@ -333,7 +349,13 @@ impl Refusals {
     async fn read(&mut self, inner: &Inner) -> Result<(), EngineError> {
         let head = inner.store.audit_head().await?.seq;
         let mut after = self.read.unwrap_or_else(|| head.saturating_sub(LOOK_BACK));
-        let kinds = [EventKind::PaymentDenied, EventKind::AgentUnauthenticated];
+        let kinds = [
+            EventKind::PaymentDenied,
+            EventKind::AgentUnauthenticated,
+            EventKind::X402PriceChanged,
+            EventKind::X402PaytoChanged,
+            EventKind::X402RetryLoop,
+        ];
         let notes = inner.store.audit_notes(after, head, kinds, NOTES).await?;
         // Agents who have a file stay known, so that their alerts can come down.
         for id in inner.book().agents.keys() {
@@ -350,6 +372,14 @@ impl Refusals {
     }
 
     fn count(&mut self, note: &AuditNote) {
+        if let Some(odd) = Odd::read(&note.kind, &note.data) {
+            self.count_odd(note, odd);
+        }
+        // What came after a payment is no refusal.
+        let refused = [EventKind::PaymentDenied, EventKind::AgentUnauthenticated];
+        if refused.iter().all(|kind| kind.as_str() != note.kind) {
+            return;
+        }
         let who = match &note.agent {
             Some(agent) if note.kind == EventKind::PaymentDenied.as_str() => agent.as_str(),
             _ => STRANGERS,
@@ -367,10 +397,48 @@ impl Refusals {
         }
     }
 
+    fn count_odd(&mut self, note: &AuditNote, odd: Odd) {
+        let Some(host) = note.data.get("host").and_then(Value::as_str) else { return };
+        let at_s = u64::try_from(note.at_ms / 1_000).unwrap_or(0);
+        if self.sellers.len() >= SELLERS && !self.sellers.contains_key(host) {
+            let oldest = self.sellers.iter().min_by_key(|(_, seen)| seen.at_s);
+            if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
+                self.sellers.remove(&oldest);
+            }
+        }
+        let seen = self.sellers.entry(host.to_owned()).or_default();
+        seen.at_s = at_s;
+        *seen.times.entry(odd).or_default() += 1;
+    }
+
+    /// Whoever was odd within `span` seconds. A seller that is quiet since is forgotten, which clears its
+    /// alert.
+    fn odd(&mut self, span: u64, now_s: u64) -> impl Iterator<Item = Finding> + '_ {
+        self.sellers.retain(|_, seen| now_s.saturating_sub(seen.at_s) < span);
+        self.sellers.iter().map(move |(host, seen)| {
+            let bad = seen.times.iter().any(|(odd, times)| odd.is_grave() || *times >= ODD_TIMES);
+            let what: Vec<_> = seen.times.keys().map(|odd| odd.words()).collect();
+            let times: BTreeMap<_, _> =
+                seen.times.iter().map(|(odd, times)| (odd.as_str(), *times)).collect();
+            Finding {
+                level: if bad { Level::Bad } else { Level::Between },
+                kind: AlertKind::Seller,
+                subject: host.clone(),
+                detail: format!(
+                    "the seller at {host} {}; nothing was paid for that: look at it before an agent \
+                     buys there again, or take it off the agents' `hosts`",
+                    what.join("; it ")
+                ),
+                data: json!({ "host": host, "times": times, "quiet_after_s": span }),
+            }
+        })
+    }
+
     fn findings(&mut self, thresholds: &AlertsConfig, now_ms: i64) -> Vec<Finding> {
         let (span, limit) = (thresholds.denials_within_s, thresholds.denials);
         let now_s = u64::try_from(now_ms / 1_000).unwrap_or(0);
         let mut found = Vec::with_capacity(2 * self.of.len());
+        found.extend(self.odd(span, now_s));
         for (who, counts) in &mut self.of {
             while counts.denied.front().is_some_and(|(at, _)| at + span <= now_s) {
                 counts.denied.pop_front();

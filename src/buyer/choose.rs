@@ -12,7 +12,7 @@ use crate::{
     config::ChainConfig,
     money::Usdc,
     payment::{AgentId, Context},
-    policy::FetchUsed,
+    policy::{FetchBy, FetchUsed},
     refusal::{Code, Refusal},
     x402::{self, Requirements, Terms, exact},
 };
@@ -61,14 +61,15 @@ impl Bench<'_> {
             .collect()
     }
 
-    /// Is it x402's `exact` by EIP-3009, of our token?
-    fn exact(&self, accepted: &Requirements) -> Result<(), Refusal> {
+    /// Is it x402's `exact`, of our token: by EIP-3009, or of version 2 by ERC-7710?
+    fn exact(&self, wire: &Wire, accepted: &Requirements) -> Result<(), Refusal> {
         let scheme = offer::shown(accepted.scheme());
         if accepted.scheme() != x402::EXACT {
             return no("offer.scheme", format!("scheme `{scheme}` is not paid"));
         }
         let method = exact::transfer_method(accepted);
-        if method != exact::EIP3009 {
+        let delegated = wire.is_delegated();
+        if method != exact::EIP3009 && !delegated {
             let method = offer::shown(method);
             return no("offer.scheme", format!("transfers by `{method}` are not made"));
         }
@@ -80,6 +81,8 @@ impl Bench<'_> {
         match exact::offered_domain(accepted) {
             Some(domain) if domain.separator() == self.domain => Ok(()),
             Some(_) => no("offer.asset", "extra names another token than USDC"),
+            // The wallet's own contract knows what it pays with.
+            None if delegated => Ok(()),
             None => no("offer.asset", "extra.name and extra.version of the token are missing"),
         }
     }
@@ -97,7 +100,7 @@ impl Bench<'_> {
             return no("offer.asset", format!("{} is not the wallet's USDC", terms.asset));
         }
         if let Wire::V2(_, accepted) | Wire::V1(accepted) = &offer.wire {
-            self.exact(accepted)?;
+            self.exact(&offer.wire, accepted)?;
         }
         if let Some(host) = &offer.resource_host
             && *host != self.asked.host
@@ -133,6 +136,7 @@ impl Bench<'_> {
             (terms.pay_to, price),
             &context,
             self.used,
+            if offer.wire.is_delegated() { FetchBy::Counted } else { FetchBy::Apart },
             self.now_s,
         );
         judged?;
@@ -148,6 +152,9 @@ impl Bench<'_> {
     /// Who can pay it. The wallet itself comes first: its limits are on chain, and a float is money
     /// that a stolen key of it could take.
     fn payers(&self, wire: &Wire, terms: &Terms, price: Usdc) -> Vec<PayerKind> {
+        if wire.is_delegated() {
+            return vec![PayerKind::Delegation];
+        }
         // MPP's sellers recover an account from the signature; a contract has none.
         let plain_only = matches!(wire, Wire::Mpp(_)) || (self.plain_only && self.float);
         // What is counted by payee cannot be counted while the token asks: the contract says no.
@@ -172,12 +179,12 @@ fn no<T>(rule: &str, detail: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(Code::NoOffer, detail).rule(rule))
 }
 
-/// Picks the cheapest offer that passes; of equals the first.
-pub(super) fn cheapest(judged: &[Judged]) -> Option<(&Offer, &Passed)> {
-    judged
-        .iter()
-        .filter_map(|one| Some((&one.offer, one.verdict.as_ref().ok()?)))
-        .min_by_key(|(_, passed)| passed.price)
+/// Lists the offers that pass, the cheapest first; of equals the first one offered.
+pub(super) fn by_price(judged: &[Judged]) -> Vec<(&Offer, &Passed)> {
+    let mut passed: Vec<_> =
+        judged.iter().filter_map(|one| Some((&one.offer, one.verdict.as_ref().ok()?))).collect();
+    passed.sort_by_key(|(_, passed)| passed.price);
+    passed
 }
 
 /// Says why none of the offers is taken.

@@ -19,6 +19,7 @@ mod breaker;
 mod call;
 mod choose;
 mod float;
+mod odd;
 mod offer;
 mod pay;
 mod shop;
@@ -29,6 +30,7 @@ mod web;
 
 pub(crate) use self::{
     call::Call,
+    odd::Odd,
     shop::{Shop, fetch, remember},
     show::{list, show},
 };
@@ -75,6 +77,10 @@ named! {
         Coupon = "coupon",
         /// The agent's own plain account with a small, capped balance.
         Float = "float",
+        /// The wallet itself, when the seller's side has it redeem what the agent signed (ERC-7710): a
+        /// payment like any other to the contract, which counts it against every cap.
+        #[serde(rename = "erc7710")]
+        Delegation = "erc7710",
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::web::Reply;
 use crate::{
     mpp::{self, Challenge, ChargeRequest},
-    x402::{self, PaymentRequired, Requirements, Terms},
+    x402::{self, PaymentRequired, Requirements, Terms, exact},
 };
 
 /// Offers of one answer that are looked at.
@@ -66,6 +66,11 @@ impl Wire {
         }
     }
 
+    /// Does it want the payer's contract to be asked to pay (ERC-7710)?
+    pub(super) fn is_delegated(&self) -> bool {
+        matches!(self, Self::V2(_, accepted) if exact::transfer_method(accepted) == exact::ERC7710)
+    }
+
     /// The seller's own text, for the record.
     pub(super) fn record(&self) -> Value {
         match self {
@@ -102,7 +107,7 @@ impl Offer {
                 terms.asset,
                 terms.amount.to_string(),
                 terms.pay_to,
-                x402::exact::transfer_method(accepted),
+                exact::transfer_method(accepted),
             ]),
             Err(_) => json!([
                 wire.protocol(),

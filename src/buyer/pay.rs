@@ -16,12 +16,12 @@ use super::{
 };
 use crate::{
     config::ChainConfig,
-    contract::coupon,
+    contract::{self, coupon},
     mpp,
     payment::{AgentId, PaymentId},
     refusal::{Code, Refusal},
     store::PurchaseRow,
-    x402::{self, PaymentPayload, exact},
+    x402::{self, PaymentPayload, PaymentRequired, Requirements, exact},
 };
 
 /// Header that tells a seller who pays, for its fraud checks: no protocol has a place for all of it.
@@ -132,6 +132,41 @@ pub(super) fn by_coupon(
     Ok(Signed { payer: wallet, nonce, valid_before_s, header })
 }
 
+/// Signs a payment that the wallet's contract makes when anybody redeems it (ERC-7710). `nonce` is the
+/// purchase's in the contract too, and what its log calls the context: by it the payment is found again.
+pub(super) fn by_delegation(
+    chain: &ChainConfig,
+    key: &PrivateKeySigner,
+    (offer, passed): (&Offer, &Passed),
+    (nonce, valid_before_s): (B256, u64),
+    id: PaymentId,
+) -> Result<Signed, Refusal> {
+    let Wire::V2(offered, accepted) = &offer.wire else {
+        return Err(fault("no offer of x402, version 2"));
+    };
+    let redemption = coupon::Redemption {
+        agent: key.address(),
+        // Which account redeems it is the seller's affair, and it moves nothing but this price to
+        // this payee.
+        redeemer: Address::ZERO,
+        nonce: U256::from_be_bytes(nonce.0),
+        // Inclusive there.
+        deadline: U256::from(valid_before_s.saturating_sub(1)),
+        context: nonce,
+        to: passed.terms.pay_to,
+        amount: passed.terms.amount,
+    };
+    let domain = contract::domain(chain.chain_id, chain.wallet);
+    let signature = key.sign_hash_sync(&contract::digest(&redemption, &domain)).map_err(fault)?;
+    let payload = exact::Delegated {
+        delegation_manager: chain.wallet,
+        permission_context: redemption.context(&signature),
+        delegator: chain.wallet,
+    };
+    let header = v2_header((offered, accepted), &payload, id)?;
+    Ok(Signed { payer: chain.wallet, nonce, valid_before_s, header })
+}
+
 /// What a signature of the token's domain covers (EIP-712), by the domain's separator.
 fn digest(authorization: &exact::Authorization, domain: B256) -> B256 {
     let message = authorization.message().eip712_hash_struct();
@@ -146,11 +181,7 @@ fn travel(
     id: PaymentId,
 ) -> Result<(String, String), Refusal> {
     match &offer.wire {
-        Wire::V2(offered, accepted) => {
-            let mut payment = PaymentPayload::v2(offered, accepted, fields(&payload)?);
-            identify(payment.extensions.as_mut(), id);
-            Ok((x402::PAYMENT_SIGNATURE.to_owned(), x402::encode(&payment).map_err(fault)?))
-        }
+        Wire::V2(offered, accepted) => v2_header((offered, accepted), &payload, id),
         Wire::V1(accepted) => {
             let payment = PaymentPayload::v1(accepted, fields(&payload)?);
             Ok((x402::X_PAYMENT.to_owned(), x402::encode(&payment).map_err(fault)?))
@@ -166,6 +197,17 @@ fn travel(
             Ok((name.to_ascii_lowercase(), credential.to_header().map_err(fault)?))
         }
     }
+}
+
+/// Writes version 2's header.
+fn v2_header(
+    (offered, accepted): (&PaymentRequired, &Requirements),
+    payload: &impl Serialize,
+    id: PaymentId,
+) -> Result<(String, String), Refusal> {
+    let mut payment = PaymentPayload::v2(offered, accepted, fields(payload)?);
+    identify(payment.extensions.as_mut(), id);
+    Ok((x402::PAYMENT_SIGNATURE.to_owned(), x402::encode(&payment).map_err(fault)?))
 }
 
 /// Writes a payload as its fields.
@@ -195,7 +237,7 @@ pub(super) fn headers(
     let name: HeaderName = row.header_name.parse().map_err(fault)?;
     let value = HeaderValue::from_str(&row.header_value).map_err(fault)?;
     let wallet = match row.payer_kind {
-        PayerKind::Coupon => "contract",
+        PayerKind::Coupon | PayerKind::Delegation => "contract",
         PayerKind::Float => "eoa",
     };
     let metadata = format!(

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use alloy::{primitives::B256, sol_types::SolCall as _};
+use alloy::{primitives::B256, signers::local::PrivateKeySigner, sol_types::SolCall as _};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 
@@ -15,6 +15,7 @@ use super::{
     call::Asked,
     choose::{self, Bench, Judged, Passed},
     float,
+    odd::Odd,
     offer::{self, Offer, Quote},
     pay::{self, Coupon, Signed},
     show::receipt,
@@ -30,7 +31,7 @@ use crate::{
     money::Usdc,
     mpp,
     payment::{AgentId, Context, FundsMoved, PaymentId},
-    policy::{FetchLimits, FetchUsed},
+    policy::{Facts, FetchBy, FetchLimits, FetchUsed, Outcome},
     refusal::{Code, Refusal},
     store::{PurchaseRow, StoreError, Tx},
     x402::{self, SettleResponse},
@@ -193,12 +194,20 @@ impl Purchase<'_> {
             Code::OfferChanged => EventKind::X402PriceChanged,
             _ => EventKind::PaymentDenied,
         };
-        self.inner.note(Draft::new(kind, format!("agent:{}", self.agent)).agent(self.agent).data(
-            json!({
-                "refusal": refusal, "host": self.asked.host, "path": self.asked.path,
-                "method": self.asked.call.method,
-            }),
-        ));
+        let data = json!({
+            "refusal": refusal, "host": self.asked.host, "path": self.asked.path,
+            "method": self.asked.call.method,
+        });
+        self.count_odd(kind, &data);
+        let draft = Draft::new(kind, format!("agent:{}", self.agent));
+        self.inner.note(draft.agent(self.agent).data(data));
+    }
+
+    /// Counts what is odd about a seller. The log tells the alerts of it.
+    fn count_odd(&self, kind: EventKind, data: &Value) {
+        if let Some(odd) = Odd::read(kind.as_str(), data) {
+            self.inner.metrics.sellers_odd.get_or_create(&odd.into()).inc();
+        }
     }
 
     fn failed(&self) {
@@ -279,7 +288,7 @@ impl Purchase<'_> {
         }
         let judged =
             self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
-        let chosen = choose::cheapest(&judged).map(|(offer, _)| offer.quote);
+        let chosen = choose::by_price(&judged).first().map(|(offer, _)| offer.quote);
         let offers = choose::views(&judged, chosen);
         Ok(FetchView { answer: reply.answer(), receipt: None, offers })
     }
@@ -296,23 +305,26 @@ impl Purchase<'_> {
         }
         let judged =
             self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
-        let Some((offer, passed)) = choose::cheapest(&judged) else {
+        let good = choose::by_price(&judged);
+        if good.is_empty() {
             self.failed();
             return Err(choose::refusal(&judged));
-        };
+        }
         let mut signed = None;
-        for payer in &passed.payers {
-            if *payer == PayerKind::Float {
-                let float = self.float_key()?.address();
-                let (need, host) = (passed.price, self.asked.host.as_str());
-                float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
-            }
-            signed = self.sign(key, offer, (passed, *payer), &limits).await?;
-            if signed.is_some() {
-                break;
+        'ways: for (offer, passed) in good {
+            for payer in &passed.payers {
+                if *payer == PayerKind::Float {
+                    let float = self.float_key()?.address();
+                    let (need, host) = (passed.price, self.asked.host.as_str());
+                    float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
+                }
+                if let Some(row) = self.sign(key, offer, (passed, *payer), &limits).await? {
+                    signed = Some((row, offer.quote));
+                    break 'ways;
+                }
             }
         }
-        let row = signed.ok_or_else(|| {
+        let (row, quote) = signed.ok_or_else(|| {
             Refusal::new(Code::DayCapExceeded, "the wallet's coupons of this period are used up")
                 .rule("coupons")
                 .hint(
@@ -321,7 +333,7 @@ impl Purchase<'_> {
         })?;
         crash::at(Point::PurchaseSigned);
         let mut view = self.send(row).await?;
-        view.offers = choose::views(&judged, Some(offer.quote));
+        view.offers = choose::views(&judged, Some(quote));
         Ok(view)
     }
 
@@ -351,13 +363,23 @@ impl Purchase<'_> {
         }
     }
 
-    fn float_key(&self) -> Result<alloy::signers::local::PrivateKeySigner, Refusal> {
+    fn float_key(&self) -> Result<PrivateKeySigner, Refusal> {
         let index = self.inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
         let fault = |what: &dyn std::fmt::Display| {
             Refusal::new(Code::Internal, format!("the float has no key: {what}"))
         };
         let index = index.ok_or_else(|| fault(&"the agent is gone"))?;
         self.inner.keys.float(index).map_err(|error| fault(&error))
+    }
+
+    /// What the agent signs with in the wallet.
+    fn agent_key(&self) -> Result<PrivateKeySigner, Refusal> {
+        let index = self.inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
+        let fault = |what: &dyn std::fmt::Display| {
+            Refusal::new(Code::Internal, format!("the agent has no key: {what}"))
+        };
+        let index = index.ok_or_else(|| fault(&"the agent is gone"))?;
+        self.inner.keys.agent(index).map_err(|error| fault(&error))
     }
 
     /// Decides for the last time, signs and stores, all in one commit. `None`: that payer has nothing
@@ -373,7 +395,7 @@ impl Purchase<'_> {
         let domain = inner.shop.domain(inner).await?;
         let held = match payer_kind {
             PayerKind::Float => Some(float::balance(inner, self.float_key()?.address()).await?),
-            PayerKind::Coupon => None,
+            PayerKind::Coupon | PayerKind::Delegation => None,
         };
         let now_ms = inner.clock.now_ms();
         let mut tx = inner.store.begin().await?;
@@ -382,10 +404,18 @@ impl Purchase<'_> {
         }
         let used = tx.bought_since(agent, &asked.host, now_ms.saturating_sub(DAY_MS)).await?;
         let context = Context { host: Some(asked.host.clone()), ..Context::default() };
+        let mut room = Room { inner, agent, held: None };
         let policy_version = {
-            let book = inner.book();
+            let mut book = inner.book();
             let money = (passed.terms.pay_to, passed.price);
-            book.judge_fetch(agent, money, &context, used, inner.now_s())?;
+            let counts = payer_kind == PayerKind::Delegation;
+            let by = if counts { FetchBy::Counted } else { FetchBy::Apart };
+            book.judge_fetch(agent, money, &context, used, by, inner.now_s())?;
+            if counts {
+                let facts = Facts { payee: money.0, amount: money.1, overrides: 0 };
+                book.replay(agent, &facts, Outcome::Pending);
+                room.held = Some(facts);
+            }
             let known = book.agents.get(agent).and_then(|known| known.chain.as_ref());
             known.map_or(0, |chain| chain.version)
         };
@@ -411,6 +441,11 @@ impl Purchase<'_> {
                 };
                 let wallet = inner.config.chain.wallet;
                 pay::by_coupon(wallet, &coupon, domain, (offer, passed), end_s, id)?
+            }
+            PayerKind::Delegation => {
+                let nonce = pay::nonce(&inner.config.chain, agent, key, asked.fingerprint, offer);
+                let (chain, key) = (&inner.config.chain, self.agent_key()?);
+                pay::by_delegation(chain, &key, (offer, passed), (nonce, end_s), id)?
             }
         };
         let row = PurchaseRow {
@@ -440,13 +475,19 @@ impl Purchase<'_> {
             answer: None,
             tx_hash: None,
             block: None,
+            block_time_s: None,
             since_block: inner.height(),
             created_ms: now_ms,
             updated_ms: now_ms,
         };
         tx.insert_purchase(&row).await?;
         tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
-        tx.commit().await?;
+        let committed = tx.commit().await;
+        // Where nobody knows what the store kept, the room stays taken: the next start reads it.
+        if committed.as_ref().err().is_none_or(StoreError::is_unknown_outcome) {
+            room.held = None;
+        }
+        committed?;
         inner.shop.breaker().paid(self.place(), &limits.loops, inner.clock.now_s());
         Ok(Some(row))
     }
@@ -454,11 +495,8 @@ impl Purchase<'_> {
     /// Takes the smallest coupon that is good for a price, for ever: whatever becomes of it, its index
     /// is not taken again. `None` if none is left in this period.
     async fn coupon(&self, tx: &mut Tx, price: Usdc) -> Result<Option<Coupon>, Refusal> {
-        let (key_index, grant) = {
-            let book = self.inner.book();
-            let Some(known) = book.agents.get(self.agent) else { return Ok(None) };
-            (known.policy.key_index, known.coupons)
-        };
+        let grant = self.inner.book().agents.get(self.agent).map(|known| known.coupons);
+        let grant = grant.unwrap_or_default();
         let now_s = self.inner.now_s();
         let Some(period) = grant.period(now_s) else { return Ok(None) };
         let length = u64::from(grant.period_s);
@@ -467,9 +505,7 @@ impl Purchase<'_> {
         if to_s - now_s < pay::LEAST_S {
             return Ok(None);
         }
-        let key = self.inner.keys.agent(key_index).map_err(|error| {
-            Refusal::new(Code::Internal, format!("the agent has no key: {error}"))
-        })?;
+        let key = self.agent_key()?;
         for class in grant.fitting(price.units()) {
             let counter = format!("coupon:{}:{period}:{class}", key.address());
             let number = tx.take_nonce(&counter).await?;
@@ -549,11 +585,28 @@ impl Purchase<'_> {
             drafts.push(story(EventKind::X402Unknown, &now).and("note", json!(now.note)));
         }
         if let Some(kind) = told.kind {
-            drafts.push(story(kind, &now).and("note", json!(now.note)));
+            let draft = story(kind, &now).and("note", json!(now.note));
+            self.count_odd(kind, &draft.data);
+            drafts.push(draft);
         }
         tx.append_audit(&drafts, now_ms).await?;
         tx.commit().await?;
         Ok(now)
+    }
+}
+
+/// Room under the agent's caps that a purchase takes, free again unless its commit succeeds.
+struct Room<'a> {
+    inner: &'a Inner,
+    agent: &'a AgentId,
+    held: Option<Facts>,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if let Some(facts) = self.held.take() {
+            self.inner.book().void(self.agent, &facts);
+        }
     }
 }
 

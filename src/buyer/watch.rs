@@ -1,23 +1,28 @@
-//! What became of purchases, by the token's own final logs: the only word on money that is believed.
+//! What became of purchases, by final logs of the token and of the wallet: the only word on money that
+//! is believed.
 //!
-//! An authorization was used when the token logged its payer and nonce in a final block. It never
-//! will be when a final block's time is at or past its end and the nonce is unused there: the token
-//! takes it in blocks before that time only.
+//! An authorization was used when the token logged its payer and nonce in a final block; what the wallet
+//! is asked to pay itself (ERC-7710) was paid when it logged the purchase. It never will be when a final
+//! block's time is at or past its end and the nonce is unused there: token and wallet take it in blocks
+//! before that time only.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use alloy::{
-    primitives::{Address, B256},
+    primitives::{Address, B256, U256},
     sol_types::{SolCall as _, SolEvent as _},
 };
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::{PurchaseState, shop::story};
+use super::{PayerKind, PurchaseState, shop::story};
 use crate::{
     audit::EventKind,
-    contract::token::IEip3009,
+    contract::{IPolicyWallet, token::IEip3009},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
     rpc::{At, Head, LOG_SPAN},
@@ -72,7 +77,10 @@ impl Watch {
             let used = used(inner, &open, from, &block).await?;
             for row in open {
                 match used.get(&(row.payer, row.nonce)) {
-                    Some((hash, number)) => paid(inner, row, *hash, *number).await?,
+                    Some(Used::Paid(hash, number)) => {
+                        paid(inner, row, (*hash, *number), &block).await?;
+                    }
+                    Some(Used::Voided) => unpaid(inner, row).await?,
                     None if block.time_s() >= row.valid_before_s => {
                         ended(inner, row, &block).await?;
                     }
@@ -85,50 +93,98 @@ impl Watch {
     }
 }
 
-/// An authorization is past its end: the token says whether it was used.
+/// What the chain's logs say of a nonce.
+#[derive(Clone, Copy, Debug)]
+enum Used {
+    /// It paid, in this transaction and block.
+    Paid(B256, u64),
+    /// An operator voided it.
+    Voided,
+}
+
+/// An authorization is past its end: token or wallet says whether it was used.
 async fn ended(inner: &Inner, row: PurchaseRow, block: &Head) -> Result<(), EngineError> {
-    let call = IEip3009::authorizationStateCall { authorizer: row.payer, nonce: row.nonce };
-    let (usdc, data) = (inner.config.chain.usdc, call.abi_encode().into());
-    let answer = inner.rpc.eth_call(usdc, None, &data, At::from(block)).await?;
-    let is_used = IEip3009::authorizationStateCall::abi_decode_returns(&answer)?;
+    let chain = &inner.config.chain;
+    let is_used = if row.payer_kind == PayerKind::Delegation {
+        let agent = inner.book().agents.get(&row.agent).map(|known| known.address);
+        let agent = agent.ok_or_else(|| {
+            EngineError::Encode(format!(
+                "{} was signed by `{}`, whose policy file is gone: put it back",
+                row.id, row.agent
+            ))
+        })?;
+        let nonce = U256::from_be_bytes(row.nonce.0);
+        let call = IPolicyWallet::nonceUsedCall { agent, nonce }.abi_encode().into();
+        let answer = inner.rpc.eth_call(chain.wallet, None, &call, At::from(block)).await?;
+        IPolicyWallet::nonceUsedCall::abi_decode_returns_validate(&answer)?
+    } else {
+        let call = IEip3009::authorizationStateCall { authorizer: row.payer, nonce: row.nonce };
+        let call = call.abi_encode().into();
+        let answer = inner.rpc.eth_call(chain.usdc, None, &call, At::from(block)).await?;
+        IEip3009::authorizationStateCall::abi_decode_returns(&answer)?
+    };
     if !is_used {
         return unpaid(inner, row).await;
     }
     // Its log is behind what was read: everything is read anew.
-    let first = inner.config.chain.from_block;
+    let first = chain.from_block;
     let found = used(inner, std::slice::from_ref(&row), first, block).await?;
     match found.get(&(row.payer, row.nonce)) {
         // By another that had the same nonce, before this one was signed: this one never can be.
-        Some((_, number)) if *number <= row.since_block => unpaid(inner, row).await,
-        Some((hash, number)) => paid(inner, row, *hash, *number).await,
+        Some(Used::Paid(_, number)) if *number <= row.since_block => unpaid(inner, row).await,
+        Some(Used::Paid(hash, number)) => paid(inner, row, (*hash, *number), block).await,
+        Some(Used::Voided) => unpaid(inner, row).await,
         None => Err(EngineError::Encode(format!(
-            "USDC calls the nonce of {} used, and its log is not there",
+            "the chain calls the nonce of {} used, and its log is not there",
             row.id
         ))),
     }
 }
 
-/// Finds which authorizations the token logged as used: transaction and block.
+/// Finds what token and wallet logged of these purchases' payers and nonces.
 async fn used(
     inner: &Inner,
     open: &[PurchaseRow],
     from: u64,
     top: &Head,
-) -> Result<HashMap<(Address, B256), (B256, u64)>, EngineError> {
-    let mut payers: Vec<B256> = open.iter().map(|row| row.payer.into_word()).collect();
+) -> Result<HashMap<(Address, B256), Used>, EngineError> {
+    let chain = &inner.config.chain;
+    let (delegated, signed): (Vec<_>, Vec<_>) =
+        open.iter().partition(|row| row.payer_kind == PayerKind::Delegation);
+    let mut payers: Vec<B256> = signed.iter().map(|row| row.payer.into_word()).collect();
     payers.sort_unstable();
     payers.dedup();
-    let nonces: Vec<B256> = open.iter().map(|row| row.nonce).collect();
+    let nonces: Vec<B256> = signed.iter().map(|row| row.nonce).collect();
     let mut found = HashMap::new();
     let mut from = from;
     while from <= top.height() {
         let to = top.height().min(from.saturating_add(LOG_SPAN - 1));
-        let topics = json!([IEip3009::AuthorizationUsed::SIGNATURE_HASH, payers, nonces]);
-        for log in inner.rpc.logs_by(inner.config.chain.usdc, (from, to), topics, top).await? {
-            let event = IEip3009::AuthorizationUsed::decode_log(&log.inner)?.data;
-            if let (Some(hash), Some(block)) = (log.transaction_hash, log.block_number) {
-                found.insert((event.authorizer, event.nonce), (hash, block));
-            }
+        let mut logs = Vec::new();
+        if !signed.is_empty() {
+            let topics = json!([IEip3009::AuthorizationUsed::SIGNATURE_HASH, payers, nonces]);
+            logs = inner.rpc.logs_by(chain.usdc, (from, to), topics, top).await?;
+        }
+        if !delegated.is_empty() {
+            let kinds = [
+                IPolicyWallet::Paid::SIGNATURE_HASH,
+                IPolicyWallet::NonceCancelled::SIGNATURE_HASH,
+            ];
+            logs.extend(inner.rpc.logs_by(chain.wallet, (from, to), json!([kinds]), top).await?);
+        }
+        for log in logs {
+            let (Some(hash), Some(block)) = (log.transaction_hash, log.block_number) else {
+                continue;
+            };
+            let paid = Used::Paid(hash, block);
+            let (key, what) = if let Ok(log) = IEip3009::AuthorizationUsed::decode_log(&log.inner) {
+                ((log.data.authorizer, log.data.nonce), paid)
+            } else if let Ok(log) = IPolicyWallet::Paid::decode_log(&log.inner) {
+                ((chain.wallet, log.data.context), paid)
+            } else {
+                let event = IPolicyWallet::NonceCancelled::decode_log(&log.inner)?.data;
+                ((chain.wallet, B256::from(event.nonce)), Used::Voided)
+            };
+            found.insert(key, what);
         }
         from = to + 1;
     }
@@ -138,9 +194,13 @@ async fn used(
 async fn paid(
     inner: &Inner,
     mut row: PurchaseRow,
-    hash: B256,
-    block: u64,
+    (hash, block): (B256, u64),
+    top: &Head,
 ) -> Result<(), EngineError> {
+    let head = inner.rpc.heads_under(top, &[block]).await?.into_iter().flatten().next();
+    let Some(head) = head else {
+        return Err(EngineError::Encode(format!("block {block} of {} is not there", row.id)));
+    };
     crash::at(Point::PurchaseRead);
     let now_ms = inner.clock.now_ms();
     let mut tx = inner.store.begin().await?;
@@ -152,6 +212,7 @@ async fn paid(
         state: PurchaseState::Paid,
         tx_hash: Some(hash),
         block: Some(block),
+        block_time_s: Some(head.time_s()),
         note: now.note.clone().filter(|_| now.answer.is_none()),
         ..now
     };
@@ -159,6 +220,11 @@ async fn paid(
         let draft = story(EventKind::X402Paid, &row).and("block", json!(block));
         tx.append_audit(&[draft], now_ms).await?;
         tx.commit().await?;
+        if let Some(facts) = row.facts() {
+            inner.book().settle(&row.agent, &facts, head.time_s());
+            // What the contract counts for ever has it already.
+            inner.stale.store(true, Ordering::Release);
+        }
         inner.metrics.purchases_paid.inc();
         info!(purchase = %row.id, %hash, block, "paid");
     }
@@ -178,6 +244,9 @@ async fn unpaid(inner: &Inner, row: PurchaseRow) -> Result<(), EngineError> {
         let draft = story(EventKind::X402Lapsed, &row).and("was", json!(from));
         tx.append_audit(&[draft.and("note", json!(row.note))], now_ms).await?;
         tx.commit().await?;
+        if let Some(facts) = row.facts() {
+            inner.book().void(&row.agent, &facts);
+        }
         inner.metrics.purchases_lapsed.inc();
         info!(purchase = %row.id, "ended unused");
     }

@@ -48,6 +48,7 @@ fn screen(status: &StatusView) -> String {
     } else {
         parts.push(relayers(status));
     }
+    parts.push(facilitator(status));
     if !status.leases.is_empty() {
         parts.push(leases(status));
     }
@@ -120,6 +121,17 @@ fn relayers(status: &StatusView) -> String {
         ]);
     }
     rows.to_string()
+}
+
+fn facilitator(status: &StatusView) -> String {
+    let told = &status.facilitator;
+    let whose = if told.public { "for anybody" } else { "for our own sales" };
+    let schemes = if told.channels { "exact, batch-settlement" } else { "exact (no ChannelHub)" };
+    format!(
+        "facilitator  {whose}: {schemes}; {} on their way; since start {} verified, {} settled, {} \
+         failed",
+        told.pending, told.verified, told.settled, told.failed
+    )
 }
 
 fn leases(status: &StatusView) -> String {

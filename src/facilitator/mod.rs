@@ -23,7 +23,8 @@ use tracing::warn;
 pub(crate) use self::settle::{ended, moved};
 use crate::{
     engine::{EngineError, Inner},
-    store::SettlementState,
+    store::{SettlementState, TxKind},
+    view::FacilitatorView,
     x402::{
         self, FacilitatorRequest, Kind, Reason, Requirements, SettleResponse, Supported,
         VerifyResponse, caip2, v1_name,
@@ -170,7 +171,14 @@ impl Facilitator {
 
     /// Looks whether a payment could be settled now. Changes nothing.
     pub async fn verify(&self, request: &FacilitatorRequest) -> VerifyResponse {
-        match self.look(request).await {
+        let looked = self.look(request).await;
+        match &looked {
+            Ok(_) => {
+                self.inner.metrics.verified.inc();
+            }
+            Err(declined) => self.count_declined(&declined.reason),
+        }
+        match looked {
             Ok((payer, extra)) => VerifyResponse {
                 is_valid: true,
                 payer: Some(payer.to_string()),
@@ -184,6 +192,23 @@ impl Facilitator {
                 invalid_message: Some(declined.why),
                 ..VerifyResponse::default()
             },
+        }
+    }
+
+    fn count_declined(&self, reason: &Reason) {
+        self.inner.metrics.declined.get_or_create(&reason.into()).inc();
+    }
+
+    /// Shows how it fares.
+    pub(crate) fn view(&self) -> FacilitatorView {
+        let (inner, metrics) = (&self.inner, &self.inner.metrics);
+        FacilitatorView {
+            public: self.is_public(),
+            channels: inner.facilitator.has_hub,
+            pending: inner.flights.count(TxKind::Settlement) as u64,
+            verified: metrics.verified.get(),
+            settled: metrics.settled.get(),
+            failed: metrics.unsettled.get(),
         }
     }
 
@@ -240,6 +265,9 @@ impl Facilitator {
                 Err(Declined::new(Reason::SettlementPending, why))
             }
         };
+        if let Err(declined) = &outcome {
+            self.count_declined(&declined.reason);
+        }
         match outcome {
             Ok(done) => SettleResponse {
                 success: true,

@@ -445,12 +445,14 @@ impl Ending {
         let kind = match settled {
             Ok(hash) => {
                 row.tx_hash = hash;
+                inner.metrics.settled.inc();
                 EventKind::SettlementFinalized
             }
             Err(why) => {
                 if row.told {
                     error!(id = row.id, why, "its block fell out of the chain after it was told");
                 }
+                inner.metrics.unsettled.inc();
                 EventKind::SettlementFailed
             }
         };

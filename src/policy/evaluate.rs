@@ -184,8 +184,18 @@ pub struct FetchUsed {
     pub all: Usdc,
 }
 
+/// By what a call would be paid, as far as limits differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchBy {
+    /// By what has a limit of its own: a coupon, or money that left the wallet before.
+    Apart,
+    /// By a payment that the contract counts against ceiling, windows, budget and the wallet's cap.
+    Counted,
+}
+
 /// Decides about the price of one call at `now_s` (unix seconds): the agent's standing, the host in
-/// the question's context, the payee, and the limits of `[fetch]`. Nobody can be asked while a seller
+/// the question's context, the payee, the limits of `[fetch]`, and those of payments where `by` says
+/// that it is one. Nobody can be asked while a seller
 /// waits, so where a rule would ask the operators, the price is refused.
 ///
 /// # Errors
@@ -194,7 +204,7 @@ pub fn evaluate_fetch(
     policy: &Policy,
     chain: Option<&ChainLimits>,
     payee: Option<&PayeeRecord>,
-    (usage, used): (&Usage, FetchUsed),
+    (usage, used, by): (&Usage, FetchUsed, FetchBy),
     wallet: &WalletUsage,
     question: &Question<'_>,
     now_s: u64,
@@ -205,6 +215,12 @@ pub fn evaluate_fetch(
     judge.context();
     judge.payee(chain, payee.filter(|record| record.categories != 0), wallet);
     judge.fetch(used);
+    if by == FetchBy::Counted {
+        judge.ceiling(chain);
+        for cap in money_caps(policy, chain, usage, wallet, now_s) {
+            judge.cap(&cap);
+        }
+    }
     match judge.finish().decision {
         Decision::Allow => Ok(()),
         Decision::Deny(refusal) => Err(refusal),

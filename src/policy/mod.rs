@@ -14,8 +14,8 @@ pub use document::{
     OnLimit, Policy, PolicyError,
 };
 pub use evaluate::{
-    ChainLimits, Decision, FetchUsed, Judgement, PayeeRecord, Question, evaluate, evaluate_fetch,
-    may_fetch, override_names, overrides,
+    ChainLimits, Decision, FetchBy, FetchUsed, Judgement, PayeeRecord, Question, evaluate,
+    evaluate_fetch, may_fetch, override_names, overrides,
 };
 pub use hosts::{HostPattern, NotAHost};
 pub use lint::{Finding, Level, lint, lint_together};

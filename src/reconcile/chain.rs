@@ -53,7 +53,8 @@ pub(crate) struct Moves {
     pub withdrawn: U256,
     /// By transaction: on whose signatures the wallet paid.
     pub ran: HashMap<B256, Vec<Ran>>,
-    /// By transaction: the wallet's authorizations that USDC took there (EIP-3009).
+    /// By transaction: the nonces of purchases that the wallet paid there. USDC logs those of the
+    /// wallet's authorizations (EIP-3009), the wallet those of what it was asked to pay (ERC-7710).
     pub used: HashMap<B256, Vec<B256>>,
 }
 
@@ -135,7 +136,11 @@ impl Moves {
                     *other_doors.entry((transaction, event.to, event.amount)).or_default() += 1;
                     continue;
                 }
-                Events::Paid(event) => Ran { agent: event.agent, nonce: None },
+                // What was redeemed by ERC-7710 is told by its context, which is its purchase's nonce.
+                Events::Paid(event) => {
+                    moves.used.entry(transaction).or_default().push(event.context);
+                    Ran { agent: event.agent, nonce: None }
+                }
                 Events::BatchPaid(event) => Ran { agent: event.agent, nonce: Some(event.nonce) },
                 Events::Approved(event) => Ran { agent: event.agent, nonce: Some(event.nonce) },
                 _ => return Err(NOT_AN_EVENT),

@@ -102,17 +102,21 @@ impl Store {
         &self,
         after: u64,
         to: u64,
-        kinds: [EventKind; 2],
+        kinds: [EventKind; 5],
         limit: u32,
     ) -> Result<Vec<AuditNote>, StoreError> {
         let rows = sqlx::query(
             "SELECT seq, at_ms, kind, agent_id, data FROM audit_entry
-             WHERE seq > $1 AND seq <= $2 AND kind IN ($3, $4) ORDER BY seq LIMIT $5",
+             WHERE seq > $1 AND seq <= $2 AND kind IN ($3, $4, $5, $6, $7)
+             ORDER BY seq LIMIT $8",
         )
         .bind(after.cast_signed())
         .bind(to.cast_signed())
         .bind(kinds[0].as_str())
         .bind(kinds[1].as_str())
+        .bind(kinds[2].as_str())
+        .bind(kinds[3].as_str())
+        .bind(kinds[4].as_str())
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;

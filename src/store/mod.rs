@@ -80,7 +80,7 @@ pub(crate) use self::{
 };
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "6";
+const SCHEMA_VERSION: &str = "7";
 /// The setting that is there while a daemon has the store, or died with it.
 const SERVED: &str = "served";
 

@@ -357,7 +357,7 @@ impl Store {
         all(&rows)
     }
 
-    /// Adds up what was paid in blocks since `since_s`: by steps of [`MONTH_STEP_S`] before
+    /// Adds up what was paid in blocks since `since_s`, purchases that the contract counts among it: by steps of [`MONTH_STEP_S`] before
     /// `recent_s`, of [`STEP_S`] from then on. A row at a time: there are few steps, but they may
     /// be many agents'.
     pub fn settled_since(
@@ -378,7 +378,13 @@ impl Store {
                CASE WHEN block_time_s >= $2 THEN block_time_s / $3 * $3
                  ELSE block_time_s / $4 * $4 END AS step,
                CAST(SUM(amount) AS BIGINT)
-             FROM payment WHERE state = 'paid' AND block_time_s >= $1
+             FROM (
+               SELECT agent_id, overrides, block_time_s, amount FROM payment
+                 WHERE state = 'paid' AND block_time_s >= $1
+               UNION ALL
+               SELECT agent_id, CAST(0 AS BIGINT), block_time_s, amount FROM purchase
+                 WHERE state = 'paid' AND payer_kind = 'erc7710' AND block_time_s >= $1
+             ) AS counted
              GROUP BY agent_id, overrides, step",
         )
         .bind(i64::try_from(since_s).unwrap_or(i64::MAX))
@@ -395,8 +401,13 @@ impl Store {
     /// [`StoreError`].
     pub async fn paid_ever(&self) -> Result<Vec<(AgentId, Usdc)>, StoreError> {
         let rows = sqlx::query(
-            "SELECT agent_id, CAST(SUM(amount) AS BIGINT) FROM payment
-             WHERE state = 'paid' AND (overrides & 4) = 0 GROUP BY agent_id",
+            "SELECT agent_id, CAST(SUM(amount) AS BIGINT) FROM (
+               SELECT agent_id, amount FROM payment WHERE state = 'paid' AND (overrides & 4) = 0
+               UNION ALL
+               SELECT agent_id, amount FROM purchase
+                 WHERE state = 'paid' AND payer_kind = 'erc7710'
+             ) AS counted
+             GROUP BY agent_id",
         )
         .fetch_all(&self.readers)
         .await?;

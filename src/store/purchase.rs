@@ -10,13 +10,14 @@ use super::{
     parse,
     payment::{json, narrow, narrow_amount, to_json, unsigned},
     settled::SettledPayment,
+    share::Word,
 };
 use crate::{
     buyer::{Answer, Call, PayerKind, PurchaseState},
     ledger::{Account, Transfer},
     money::Usdc,
     payment::{AgentId, PaymentId},
-    policy::FetchUsed,
+    policy::{Facts, FetchUsed},
 };
 
 /// A purchase as stored.
@@ -68,6 +69,8 @@ pub struct PurchaseRow {
     pub tx_hash: Option<B256>,
     /// Its block, once final.
     pub block: Option<u64>,
+    /// That block's time, unix seconds.
+    pub block_time_s: Option<u64>,
     /// The newest block when it was signed: it was not used before.
     pub since_block: u64,
     /// Signed, milliseconds.
@@ -93,7 +96,7 @@ macro_rules! select {
             "SELECT id, agent_id, idempotency_key, fingerprint, host, path, request, offer,
                payer_kind, payer, payee, amount, nonce, valid_before_s, header_name, header_value,
                policy_version, state, sends, note, response, tx_hash, block, since_block,
-               created_ms, updated_ms FROM purchase ",
+               created_ms, updated_ms, block_time_s FROM purchase ",
             $rest
         )
     };
@@ -163,6 +166,10 @@ fn read(row: &AnyRow) -> Result<PurchaseRow, StoreError> {
         since_block: unsigned("purchase.since_block", int(23)?)?,
         created_ms: int(24)?,
         updated_ms: int(25)?,
+        block_time_s: row
+            .try_get::<Option<i64>, _>(26)?
+            .map(|time| unsigned("purchase.block_time_s", time))
+            .transpose()?,
     })
 }
 
@@ -375,11 +382,19 @@ impl Store {
 }
 
 impl PurchaseRow {
+    /// Returns what of it the wallet's contract counts against its caps; `None` where it counts
+    /// nothing.
+    #[must_use]
+    pub fn facts(&self) -> Option<Facts> {
+        let counts = self.payer_kind == PayerKind::Delegation;
+        counts.then_some(Facts { payee: self.payee, amount: self.amount, overrides: 0 })
+    }
+
     /// Where the money leaves and arrives, in the ledger.
     fn transfer(&self) -> Result<(Transfer, [crate::ledger::Change; 2]), StoreError> {
         let debit = match self.payer_kind {
             PayerKind::Float => Account::Payee(self.payer),
-            PayerKind::Coupon => Account::Wallet,
+            PayerKind::Coupon | PayerKind::Delegation => Account::Wallet,
         };
         Transfer::reserve(debit, Account::Payee(self.payee), self.amount)
             .map_err(|error| StoreError::corrupt("ledger_transfer", error))
@@ -474,6 +489,9 @@ impl Tx {
         .bind(row.created_ms)
         .execute(&mut *self.inner)
         .await?;
+        if let Some(facts) = row.facts() {
+            self.say(Word::Held { agent: row.agent.clone(), facts });
+        }
         let (transfer, changes) = row.transfer()?;
         self.reserve_one(&row.id.to_string(), &transfer, &changes, row.created_ms).await
     }
@@ -492,7 +510,7 @@ impl Tx {
         let answer = row.answer.as_ref();
         let done = sqlx::query(
             "UPDATE purchase SET state = $3, sends = $4, note = $5, response = $6, tx_hash = $7,
-               block = $8, updated_ms = $9
+               block = $8, updated_ms = $9, block_time_s = $10
              WHERE id = $1 AND state = $2",
         )
         .bind(row.id.to_string())
@@ -504,6 +522,7 @@ impl Tx {
         .bind(row.tx_hash.map(|hash| hash.to_string()))
         .bind(row.block.map(u64::cast_signed))
         .bind(now_ms)
+        .bind(row.block_time_s.map(u64::cast_signed))
         .execute(&mut *self.inner)
         .await?;
         if done.rows_affected() != 1 {
@@ -520,6 +539,17 @@ impl Tx {
         };
         if let Some((changes, stage)) = end {
             self.end_one(&row.id.to_string(), &changes, stage, now_ms).await?;
+            if let Some(facts) = row.facts() {
+                let agent = row.agent.clone();
+                self.say(match row.state {
+                    PurchaseState::Paid => Word::Settled {
+                        agent,
+                        facts,
+                        block_time_s: row.block_time_s.unwrap_or_default(),
+                    },
+                    _ => Word::Voided { agent, facts },
+                });
+            }
         }
         Ok(true)
     }

@@ -253,6 +253,7 @@ CREATE TABLE purchase (
   response        TEXT,
   tx_hash         TEXT,
   block           BIGINT,
+  block_time_s    BIGINT,
   since_block     BIGINT NOT NULL,
   created_ms      BIGINT NOT NULL,
   updated_ms      BIGINT NOT NULL,
@@ -264,6 +265,8 @@ CREATE INDEX purchase_by_agent ON purchase (agent_id, id);
 CREATE INDEX purchase_recent ON purchase (created_ms);
 CREATE INDEX purchase_open ON purchase (id) WHERE state IN ('signed', 'unknown', 'reported');
 CREATE INDEX purchase_by_hash ON purchase (tx_hash) WHERE state = 'paid';
+CREATE INDEX purchase_counted ON purchase (block_time_s)
+  WHERE state = 'paid' AND payer_kind = 'erc7710';
 
 -- What the paywall sold: one row a payment that was verified. `payment` names it as the facilitator does,
 -- `identifier` is the buyer's name for it while the sale lives, `proof` what it showed that no chain shows.

@@ -30,6 +30,14 @@ pub enum Word {
         /// When, unix seconds.
         at_s: u64,
     },
+    /// A purchase was signed that the contract counts, and its amount is reserved. It is no accepted
+    /// payment to the limits that count those.
+    Held {
+        /// Whose.
+        agent: AgentId,
+        /// What counts.
+        facts: Facts,
+    },
     /// It was paid.
     Settled {
         /// Whose.

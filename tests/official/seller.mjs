@@ -119,7 +119,11 @@ const routes = (config) => ({
 });
 
 function resourceServer(config, facilitator) {
-  return new x402ResourceServer(facilitator).register(network(config), new ExactServer());
+  const scheme = new ExactServer();
+  // What the package's scheme does not offer by itself, but every facilitator that settles it.
+  const method = config.extra?.assetTransferMethod;
+  if (method) scheme.paymentFlows = { ...scheme.paymentFlows, [method]: scheme.paymentFlows.eip3009 };
+  return new x402ResourceServer(facilitator).register(network(config), scheme);
 }
 
 /** Rewrites the offers of a 402 on its way out, if told to. */

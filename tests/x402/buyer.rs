@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bursar::{
+    alert::AlertKind,
     buyer::{FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
     client::ClientError,
     payment::FundsMoved,
@@ -16,11 +17,11 @@ use crate::support::{Official, Plan, RefusedWith as _, World, wait_for};
 /// The price of a call, in base units.
 const PRICE: u64 = 10_000;
 /// Buys, and has nothing but its float to pay with.
-const BUYER: &str = "ember";
+pub(super) const BUYER: &str = "ember";
 /// It may hold so much, and has it filled at once.
 const FLOAT: u64 = 2_000_000;
 
-fn call(url: &str) -> FetchRequest {
+pub(super) fn call(url: &str) -> FetchRequest {
     FetchRequest {
         url: url.to_owned(),
         method: None,
@@ -33,11 +34,11 @@ fn call(url: &str) -> FetchRequest {
     }
 }
 
-fn receipt(view: &FetchView) -> &Receipt {
-    view.receipt.as_ref().expect("a receipt")
+pub(super) fn receipt(view: &FetchView) -> &Receipt {
+    view.receipt.as_ref().unwrap_or_else(|| panic!("no receipt: {view:?}"))
 }
 
-fn refusal(outcome: Result<FetchView, ClientError>) -> Refusal {
+pub(super) fn refusal(outcome: Result<FetchView, ClientError>) -> Refusal {
     match outcome {
         Err(ClientError::Refused(problem)) => problem.refusal,
         other => panic!("not refused: {other:?}"),
@@ -50,7 +51,7 @@ fn is_settled(receipt: &Receipt) -> bool {
 }
 
 /// Waits until a purchase has come to this end.
-async fn until(world: &World, receipt: &Receipt, state: PurchaseState) -> Receipt {
+pub(super) async fn until(world: &World, receipt: &Receipt, state: PurchaseState) -> Receipt {
     let client = world.agent(BUYER);
     wait_for(&format!("{} {}", receipt.id, state.as_str()), async || {
         let now = client.purchase(receipt.id).await.unwrap();
@@ -67,15 +68,13 @@ async fn only(world: &World) -> Receipt {
     page.remove(0)
 }
 
-#[tokio::test]
-async fn official_sellers_are_paid_once_for_each_purchase() {
-    let mut world = Plan::new().start().await;
+/// Buys from each official seller, with its own facilitator in its own process, and again.
+pub(super) async fn buys_from_each(world: &World) {
     let payee = world.payee("acme-data");
     let agent = world.agent(BUYER);
-    let before = world.chain.usdc_of(payee).await;
-    let mut due = before;
+    let mut due = world.chain.usdc_of(payee).await;
     for kind in ["express", "hono", "mppx"] {
-        let seller = Official::seller(&world, kind, payee, PRICE, json!({})).await;
+        let seller = Official::seller(world, kind, payee, PRICE, json!({})).await;
         let shown = agent.inspect(&call(seller.url())).await.unwrap();
         assert_eq!(shown.answer.status, 402);
         // mppx offers x402 too; here it is to be paid in its own way.
@@ -103,11 +102,20 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
         assert_eq!(agent.fetch(&other, kind).await.code(), Code::IdempotencyKeyReused);
         let seen = seller.ask(json!({})).await;
         assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
-        let end = until(&world, receipt(&bought), PurchaseState::Paid).await;
+        let end = until(world, receipt(&bought), PurchaseState::Paid).await;
         assert_eq!(end.funds_moved, FundsMoved::Yes);
         assert_eq!(end.transaction, receipt(&bought).transaction);
         assert_eq!(world.chain.usdc_of(payee).await, due);
     }
+}
+
+#[tokio::test]
+async fn official_sellers_are_paid_once_for_each_purchase() {
+    let mut world = Plan::new().start().await;
+    buys_from_each(&world).await;
+    let payee = world.payee("acme-data");
+    let agent = world.agent(BUYER);
+    let mut due = world.chain.usdc_of(payee).await;
     // What the seller says of a settlement is not believed, and a failing one is paid once at most.
     for (case, set) in [
         ("pending", json!({ "settle": "pending" })),
@@ -267,6 +275,19 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     assert!(seller.payments().is_empty());
     assert!(agent.purchases(None, 10).await.unwrap().purchases.is_empty());
     assert!(world.metric("bursar_payments_denied_total{code=\"offer_changed\"}").await >= 2);
+    assert!(world.metric("bursar_sellers_odd_total{what=\"offer_changed\"}").await >= 2);
+    assert!(world.metric("bursar_sellers_odd_total{what=\"other_host\"}").await >= 1);
+    assert!(world.metric("bursar_sellers_odd_total{what=\"other_network\"}").await >= 1);
+    // A person is told, by name of the host.
+    let told = wait_for("the alert", async || {
+        let status = world.operator(0).status().await.unwrap();
+        status.alerts.into_iter().find(|alert| alert.alert == AlertKind::Seller)
+    })
+    .await;
+    assert_eq!(
+        (told.subject.as_str(), &told.measured["times"]["other_asset"]),
+        ("127.0.0.1", &json!(3))
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use bursar::{
 use serde_json::{Value, json};
 
 use super::desk::{Desk, all_are, fund, now_s, offer, payer, request, request_v1, seen, signed};
-use crate::support::{Fault, Official, Plan, wait_for};
+use crate::support::{Fault, Official, Plan, World, wait_for};
 
 #[tokio::test]
 async fn a_payment_is_settled_once_in_both_versions() {
@@ -484,19 +484,28 @@ async fn dead_around_a_settlement_it_is_settled_once() {
 #[tokio::test]
 async fn official_sellers_settle_here() {
     let world = Plan::new().start().await;
-    let (payee, facilitator) =
-        (PrivateKeySigner::random().address(), json!({ "facilitator": Desk::of(&world).url() }));
+    settles_for_each(&world).await;
+    world.judge().await;
+}
+
+/// Official sellers settle through our facilitator, once for each payment of an official buyer.
+pub(super) async fn settles_for_each(world: &World) {
+    let (payee, before) = (PrivateKeySigner::random().address(), Desk::of(world).sent().await);
+    let facilitator = json!({ "facilitator": Desk::of(world).url() });
     let (buyer, express, hono) = tokio::join!(
-        Official::buyer(&world, "x402"),
-        Official::seller(&world, "express", payee, 10_000, facilitator.clone()),
-        Official::seller(&world, "hono", payee, 20_000, facilitator.clone()),
+        Official::buyer(world, "x402"),
+        Official::seller(world, "express", payee, 10_000, facilitator.clone()),
+        Official::seller(world, "hono", payee, 20_000, facilitator.clone()),
     );
     let mut due = 0;
     for (seller, price) in [(&express, 10_000), (&hono, 20_000)] {
+        let had = world.chain.usdc_of(buyer.address()).await;
         let answer = buyer.ask(json!({ "url": seller.url() })).await;
         assert_eq!(answer["status"], 200, "{answer}");
+        assert!(answer["headers"]["payment-response"].is_string(), "{answer}");
         due += price;
         assert_eq!(world.chain.usdc_of(payee).await, due);
+        assert_eq!(world.chain.usdc_of(buyer.address()).await, had - price);
         // The very same payment again is not served, and not charged.
         let again = buyer.ask(json!({ "again": true })).await;
         assert_eq!(again["status"], 402, "{again}");
@@ -504,7 +513,12 @@ async fn official_sellers_settle_here() {
         assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
     }
     assert_eq!(world.chain.usdc_of(payee).await, due);
-    let sent = Desk::of(&world).sent().await;
-    assert_eq!(sent, 2);
-    world.judge().await;
+    assert_eq!(Desk::of(world).sent().await, before + 2);
+    assert!(world.metric("bursar_facilitator_verified_total").await >= 2);
+    wait_for("settlements that are final", async || {
+        (world.metric("bursar_facilitator_settled_total").await >= 2).then_some(())
+    })
+    .await;
+    let told = world.operator(0).status().await.unwrap().facilitator;
+    assert!(told.public && told.channels && told.verified >= 2 && told.settled >= 2, "{told:?}");
 }

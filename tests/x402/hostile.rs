@@ -8,7 +8,7 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, B256},
+    primitives::{Address, B256, keccak256},
     providers::Provider as _,
 };
 use axum::{
@@ -69,7 +69,7 @@ struct Shop {
     world: Arc<Settler>,
 }
 
-/// Carries authorizations to the token, as a facilitator does.
+/// Carries authorizations to the token, and redemptions to the wallet, as a facilitator does.
 struct Settler {
     rpc: String,
     usdc: Address,
@@ -83,18 +83,27 @@ impl Settler {
     async fn settle(&self, payment: &PaymentPayload) -> String {
         let mut done = self.done.lock().await;
         let chain = crate::support::Chain::new(&self.rpc, self.usdc, self.wallet, self.deployer);
-        let payload = exact::Payload::read(&payment.payload).unwrap();
-        let message: TransferWithAuthorization = payload.authorization.message();
-        if let Some(hash) = done.get(&message.nonce) {
+        let (target, call) = match exact::Payload::read(&payment.payload) {
+            Ok(payload) => {
+                let message: TransferWithAuthorization = payload.authorization.message();
+                (self.usdc, message.call(&payload.signature))
+            }
+            Err(_) => {
+                let given = exact::Delegated::read(&payment.payload).unwrap();
+                let terms = payment.accepted.as_ref().unwrap().terms().unwrap();
+                (given.delegation_manager, given.call(self.usdc, terms.pay_to, terms.amount))
+            }
+        };
+        let once = keccak256(&call);
+        if let Some(hash) = done.get(&once) {
             return hash.clone();
         }
-        let call = message.call(&payload.signature);
-        let hash = chain.queue_from(self.deployer, self.usdc, call, 2).await;
+        let hash = chain.queue_from(self.deployer, target, call, 2).await;
         // Not by `wait_for`: a server's task has to be one that threads can share.
         for _ in 0..1_000 {
             if let Some(receipt) = chain.node.get_transaction_receipt(hash).await.unwrap() {
                 assert!(receipt.status(), "{hash} reverted");
-                done.insert(message.nonce, hash.to_string());
+                done.insert(once, hash.to_string());
                 return hash.to_string();
             }
             tokio::time::sleep(Duration::from_millis(25)).await;

@@ -8,4 +8,5 @@ mod facilitator_channels;
 mod facilitator_wallet;
 mod hostile;
 mod official;
+mod redeemed;
 mod seller;

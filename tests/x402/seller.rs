@@ -15,7 +15,11 @@ use axum::{Router, extract::Request, http::StatusCode};
 use bursar::x402::{self, PaymentPayload, PaymentRequired, exact::Authorization};
 use serde_json::{Value, json};
 
-use super::desk::{fields, payer, signed};
+use super::{
+    buyer::buys_from_each,
+    desk::{fields, payer, signed},
+    facilitator::settles_for_each,
+};
 use crate::support::{Official, Plan, World, wait_for};
 
 /// What is sold, and how often it was made.
@@ -88,12 +92,27 @@ impl Shop {
         key: &PrivateKeySigner,
         edit: impl FnOnce(&mut Authorization),
     ) -> String {
+        self.named(path, key, None, edit).await
+    }
+
+    /// The same, with the buyer's name for the purchase (payment-identifier).
+    async fn named(
+        &self,
+        path: &str,
+        key: &PrivateKeySigner,
+        name: Option<&str>,
+        edit: impl FnOnce(&mut Authorization),
+    ) -> String {
         let answer = self.get(path, &[]).await;
         assert_eq!(answer.status(), 402);
         let offered = answer.headers()[x402::PAYMENT_REQUIRED].to_str().unwrap();
         let offered: PaymentRequired = x402::decode(offered).unwrap();
         let payload = signed(key, key.address(), &offered.accepts[0], edit);
-        let payment = PaymentPayload::v2(&offered, &offered.accepts[0], fields(&payload));
+        let mut payment = PaymentPayload::v2(&offered, &offered.accepts[0], fields(&payload));
+        if let Some(name) = name {
+            let extensions = payment.extensions.as_mut().unwrap();
+            extensions["payment-identifier"]["info"]["id"] = json!(name);
+        }
         x402::encode(&payment).unwrap()
     }
 
@@ -199,6 +218,10 @@ async fn official_buyers_pay_once_for_what_they_get() {
     assert_eq!(told["sales"].as_array().unwrap().len(), 6);
     let (code, text) = world.bursar(&["reconcile"]);
     assert!(code == 0 && text.contains("/paid"), "{text}");
+    // The same daemon buys from official sellers here too, and settles for them.
+    buys_from_each(&world).await;
+    settles_for_each(&world).await;
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
 }
 
 #[tokio::test]
@@ -207,9 +230,17 @@ async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
     let shop = Shop::open(&mut world).await;
     world.restart().await;
     let start = world.chain.usdc_of(world.card.wallet).await;
-    let buyer = Official::buyer(&world, "x402").await;
-    let answer = buyer.ask(json!({ "url": format!("{}/paid", shop.url) })).await;
-    assert_eq!((&answer["status"], shop.made()), (&json!(200), 1), "{answer}");
+    let (x402, mppx) =
+        tokio::join!(Official::buyer(&world, "x402"), Official::buyer(&world, "mppx"));
+    for (buyer, made) in [(&x402, 1), (&mppx, 2)] {
+        let had = world.chain.usdc_of(buyer.address()).await;
+        let answer = buyer.ask(json!({ "url": format!("{}/paid", shop.url) })).await;
+        assert_eq!((&answer["status"], shop.made()), (&json!(200), made), "{answer}");
+        let again = buyer.ask(json!({ "again": true })).await;
+        assert_eq!((&again["status"], &again["body"]), (&answer["status"], &answer["body"]));
+        assert_eq!(world.chain.usdc_of(buyer.address()).await, had - 10_000);
+        assert_eq!(shop.made(), made);
+    }
 
     // Copies at the same time: made once, charged once, answered alike.
     let key = payer(&world).await;
@@ -218,7 +249,7 @@ async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
     for copy in &copies {
         assert_eq!((copy.0, &copy.1, copy.2), (200, &copies[0].1, true));
     }
-    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (2, 990_000));
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (3, 990_000));
     // The same payment for something else.
     assert_eq!(shop.pay("/paid", &payment).await.0, 409);
     assert_eq!(shop.pay("/slow?more", &payment).await.0, 409);
@@ -248,9 +279,26 @@ async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
         let status = shop.pay(path, &payment).await.0;
         assert!([400, 404].contains(&status), "{path}: {status}");
     }
-    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (2, 990_000));
-    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 20_000);
-    assert_eq!(sales(&world).await, [("final".to_owned(), 2)]);
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (3, 990_000));
+    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 30_000);
+
+    // By its name a purchase is known again under another signature: the same answer, not charged.
+    let name = Some("pay_0123456789abcdef0123456789abcdef");
+    let first = shop.pay("/paid", &shop.named("/paid", &key, name, |_| ()).await).await;
+    let second = shop.pay("/paid", &shop.named("/paid", &key, name, |_| ()).await).await;
+    assert_eq!((first.0, first.2), (200, true));
+    assert_eq!((second.0, &second.1, second.2), (200, &first.1, true));
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (4, 980_000));
+    // For another request, of another buyer, and written wrongly.
+    assert_eq!(shop.pay("/slow", &shop.named("/slow", &key, name, |_| ()).await).await.0, 409);
+    let short = shop.named("/paid", &key, Some("short"), |_| ()).await;
+    assert_eq!(shop.pay("/paid", &short).await.0, 400);
+    assert_eq!((shop.made(), world.chain.usdc_of(key.address()).await), (4, 980_000));
+    let other = payer(&world).await;
+    let theirs = shop.pay("/paid", &shop.named("/paid", &other, name, |_| ()).await).await;
+    assert!(theirs.0 == 200 && theirs.1 != first.1, "{theirs:?}");
+    assert_eq!((shop.made(), world.chain.usdc_of(other.address()).await), (5, 990_000));
+    assert_eq!(sales(&world).await, [("final".to_owned(), 5)]);
 }
 
 #[tokio::test]
