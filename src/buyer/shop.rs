@@ -32,6 +32,7 @@ use crate::{
     mpp,
     payment::{AgentId, Context, FundsMoved, PaymentId},
     policy::{Facts, FetchBy, FetchLimits, FetchUsed, Outcome},
+    reconcile::restored,
     refusal::{Code, Refusal},
     store::{PurchaseRow, StoreError, Tx},
     x402::{self, SettleResponse},
@@ -224,6 +225,11 @@ impl Purchase<'_> {
         if !inner.may_sign() {
             return Err(Refusal::new(Code::Unavailable, "the node is on another chain"));
         }
+        if let Some(state) = inner.restored()
+            && let Some(until_s) = restored::buys_from(inner, &state)
+        {
+            return Err(restored::settling(inner, &state, until_s));
+        }
         inner.shop.breaker().check(self.place(), &limits.loops, inner.clock.now_s())?;
         Ok(limits)
     }
@@ -402,12 +408,13 @@ impl Purchase<'_> {
         if let Some(row) = tx.purchase_of(agent, key).await? {
             return Ok(Some(row));
         }
+        let money = (passed.terms.pay_to, passed.price);
+        restored::may_buy(inner, &mut tx, (agent, key), money).await?;
         let used = tx.bought_since(agent, &asked.host, now_ms.saturating_sub(DAY_MS)).await?;
         let context = Context { host: Some(asked.host.clone()), ..Context::default() };
         let mut room = Room { inner, agent, held: None };
         let policy_version = {
             let mut book = inner.book();
-            let money = (passed.terms.pay_to, passed.price);
             let counts = payer_kind == PayerKind::Delegation;
             let by = if counts { FetchBy::Counted } else { FetchBy::Apart };
             book.judge_fetch(agent, money, &context, used, by, inner.now_s())?;
@@ -507,7 +514,7 @@ impl Purchase<'_> {
         }
         let key = self.agent_key()?;
         for class in grant.fitting(price.units()) {
-            let counter = format!("coupon:{}:{period}:{class}", key.address());
+            let counter = coupon::counter(key.address(), period, class);
             let number = tx.take_nonce(&counter).await?;
             let left = u16::try_from(number).ok().filter(|n| *n < grant.classes[class].count);
             if let Some(number) = left {

@@ -139,6 +139,12 @@ pub fn nonce(agent: Address, period: u64, index: U256) -> B256 {
     keccak256((agent, U256::from(period), index).abi_encode())
 }
 
+/// Returns the name under which the store counts the coupons of a class that were taken in a period.
+#[must_use]
+pub fn counter(agent: Address, period: u64, class: usize) -> String {
+    format!("coupon:{agent}:{period}:{class}")
+}
+
 /// Returns the signature that the wallet accepts for `transfer`: `signature` is the agent's over the
 /// transfer's digest in the token's own domain. The transfer's window must lie in the period of its
 /// nonce, from its first second to the first of the next.

@@ -8,9 +8,12 @@ use alloy::{
 
 use crate::{
     config::ChainConfig,
-    contract::{IPolicyWallet::IPolicyWalletEvents as Events, IUsdc, escrow::IEscrowPayer},
+    contract::{
+        IPolicyWallet::IPolicyWalletEvents as Events, IUsdc, escrow::IEscrowPayer, token::IEip3009,
+    },
     money::Usdc,
     payment::PaymentId,
+    policy::overrides,
     store::PaymentRow,
 };
 
@@ -46,27 +49,21 @@ pub(super) struct Signed {
     pub parts: Vec<Part>,
 }
 
+/// What a purchase by coupon sets aside: the wallet counts it nowhere.
+const UNCOUNTED: u8 =
+    overrides::CEILING | overrides::PAYEE | overrides::AGENT_CAPS | overrides::WALLET_CAP;
+
 /// Reads a transaction's logs. In a batch the transfers come before the event that sums them up, at
-/// every other door the event comes first.
-pub(super) fn read(config: &ChainConfig, logs: &[Log]) -> Vec<Signed> {
+/// every other door the event comes first. `coupons` tells whose coupon a nonce of USDC's is.
+pub(super) fn read(
+    config: &ChainConfig,
+    logs: &[Log],
+    coupons: impl Fn(B256) -> Option<Address>,
+) -> Vec<Signed> {
     let mut found: Vec<Signed> = Vec::new();
     let (mut moved, mut skipped) = (Vec::new(), Vec::new());
     let mut announced: Option<Signed> = None;
     for log in logs {
-        if log.address() == config.usdc {
-            let Some(part) = transfer(config, log) else { continue };
-            match announced.take() {
-                Some(mut signed) => {
-                    let payee = signed.parts.first().map_or(part.payee, |part| part.payee);
-                    signed.parts = vec![Part { payee, ..part }];
-                    found.push(signed);
-                }
-                None => moved.push(part),
-            }
-        }
-        if log.address() != config.wallet {
-            continue;
-        }
         let single = |agent, nonce, context, version: U256, overrides: U256, payee, escrow| {
             let part = Part { payee, amount: Usdc::ZERO, log: 0 };
             Some(Signed {
@@ -81,6 +78,33 @@ pub(super) fn read(config: &ChainConfig, logs: &[Log]) -> Vec<Signed> {
                 parts: vec![part],
             })
         };
+        if log.address() == config.usdc {
+            if let Ok(used) = IEip3009::AuthorizationUsed::decode_log(&log.inner) {
+                let used = used.data;
+                if used.authorizer == config.wallet
+                    && let Some(agent) = coupons(used.nonce)
+                {
+                    let uncounted = U256::from(UNCOUNTED);
+                    let payee = Address::ZERO;
+                    announced = single(agent, None, used.nonce, U256::ZERO, uncounted, payee, None);
+                }
+                continue;
+            }
+            let Some(part) = transfer(config, log) else { continue };
+            match announced.take() {
+                Some(mut signed) => {
+                    // Of a coupon only the transfer says to whom.
+                    let payee = signed.parts.first().map(|part| part.payee);
+                    let payee = payee.filter(|payee| !payee.is_zero()).unwrap_or(part.payee);
+                    signed.parts = vec![Part { payee, ..part }];
+                    found.push(signed);
+                }
+                None => moved.push(part),
+            }
+        }
+        if log.address() != config.wallet {
+            continue;
+        }
         if let Ok(log) = IEscrowPayer::EscrowOpened::decode_log(&log.inner) {
             let event = log.data;
             let (version, overrides) = (U256::from(event.version), U256::from(event.overrides));

@@ -9,7 +9,7 @@
 //! hash proves it; else as a payment that was *found*, and nobody is paid the same, by the same agent
 //! to the same payee, until an operator has said what it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,7 @@ use crate::{
     audit::Anchor,
     clock::{self, Clock},
     config::Config,
+    contract::coupon::{self, CouponGrant},
     engine::{EngineError, Inner},
     keys::Keys,
     money::Usdc,
@@ -42,6 +43,8 @@ use crate::{
 const KEY: &str = "restored";
 /// The setting by which `bursar store restore` says that it was there: when the backup was made.
 pub(crate) const FROM_BACKUP: &str = "restored_from";
+/// Seconds that a block takes at most, in the long run.
+const BLOCK_S: u64 = 15;
 /// Found payments that are counted for the alert.
 const COUNTED: u32 = 1_000;
 /// Bytes at the end of the anchors' file in which its last whole line begins.
@@ -294,6 +297,48 @@ pub(crate) fn settling(inner: &Inner, state: &Restored, from_s: u64) -> Refusal 
     ))
 }
 
+/// Refuses a purchase that a restored store cannot promise: any, while what was signed for one before can
+/// still run and be booked; then one like a payment that was found.
+///
+/// # Errors
+/// `unavailable`, `maybe_paid`, or `gone` where an operator said that this key is paid.
+pub(crate) async fn may_buy(
+    inner: &Inner,
+    tx: &mut Tx,
+    (agent, key): (&AgentId, &str),
+    (payee, amount): (Address, Usdc),
+) -> Result<(), Refusal> {
+    if let Some(paid) = tx.payments_by_keys(&[(agent, key)]).await?.first()
+        && paid.is_found()
+    {
+        let detail = format!(
+            "this key's purchase was paid ({}) before the store was restored; what it bought is lost",
+            paid.id
+        );
+        let mut refusal = Refusal::new(Code::Gone, detail)
+            .hint("use a new Idempotency-Key if it should be bought once more");
+        refusal.funds_moved = crate::payment::FundsMoved::Yes;
+        return Err(refusal);
+    }
+    let Some(state) = inner.restored() else { return Ok(()) };
+    if let Some(until_s) = buys_from(inner, &state) {
+        return Err(settling(inner, &state, until_s));
+    }
+    if let Some(found) = tx.found_like(agent, payee, amount).await? {
+        return Err(may_be_paid(Some(found)));
+    }
+    Ok(())
+}
+
+/// Unix seconds until which a restored store buys nothing; `None`: it buys.
+pub(crate) fn buys_from(inner: &Inner, state: &Restored) -> Option<u64> {
+    let since_s = u64::try_from(state.since_ms / 1_000).unwrap_or(0);
+    // And a while for its block to be final.
+    let final_s = BLOCK_S.saturating_mul(inner.config.chain.confirmations);
+    let until_s = since_s.saturating_add(inner.config.fetch.valid_s).saturating_add(final_s);
+    (!state.is_settled || inner.head_time_s() <= until_s).then_some(until_s)
+}
+
 /// Refuses what may have been paid before the store was restored.
 pub(crate) fn may_be_paid(found: Option<PaymentId>) -> Refusal {
     let what =
@@ -418,6 +463,44 @@ struct Plan {
     proven: Vec<PaymentRow>,
     /// Payments that the store forgot.
     found: Vec<PaymentRow>,
+    /// Counters of coupons, and the first number that was not used.
+    coupons: HashMap<String, u64>,
+}
+
+/// A coupon that USDC took.
+struct Spent {
+    agent: Address,
+    /// The counter it was taken from.
+    counter: String,
+    number: u16,
+}
+
+/// Finds whose coupons these nonces are, in blocks of these times (unix seconds): a nonce is a hash, so
+/// every coupon that could have been spent then is tried.
+fn spent(inner: &Inner, used: HashSet<B256>, times: &[u64]) -> HashMap<B256, Spent> {
+    let mut found = HashMap::new();
+    if used.is_empty() {
+        return found;
+    }
+    let grants: Vec<(Address, CouponGrant)> =
+        inner.book().agents.values().map(|known| (known.address, known.coupons)).collect();
+    for (agent, grant) in grants {
+        let mut periods: Vec<u64> = times.iter().filter_map(|time| grant.period(*time)).collect();
+        periods.sort_unstable();
+        periods.dedup();
+        for period in periods {
+            for (class, coupons) in grant.classes.iter().enumerate() {
+                for number in 0..coupons.count {
+                    let nonce = coupon::nonce(agent, period, coupon::index(class, number));
+                    if used.contains(&nonce) {
+                        let counter = coupon::counter(agent, period, class);
+                        found.insert(nonce, Spent { agent, counter, number });
+                    }
+                }
+            }
+        }
+    }
+    found
 }
 
 /// Books what the next blocks have that no payment explains.
@@ -444,14 +527,22 @@ async fn import(
     };
     let receipts =
         if hashes.is_empty() { Vec::new() } else { inner.rpc.receipts(head, &hashes).await? };
+    let times: Vec<u64> = heads.values().map(Head::time_s).collect();
+    let used = hashes.iter().filter_map(|hash| moves.used.get(hash)).flatten().copied().collect();
+    let spent = spent(inner, used, &times);
     let mut open = inner.store.payments_open().await?;
     let mut plan = Plan::default();
+    for coupon in spent.values() {
+        let next = plan.coupons.entry(coupon.counter.clone()).or_default();
+        *next = (*next).max(u64::from(coupon.number) + 1);
+    }
     for receipt in receipts {
         let receipt = receipt.ok_or(ReconcileError::Moved)?;
         let place = receipt.block_number.and_then(|number| heads.get(&number));
         let place = place.filter(|head| receipt.block_hash == Some(head.hash));
         let (hash, place) = (receipt.transaction_hash, place.ok_or(ReconcileError::Moved)?);
-        for mut signed in attribute::read(chain, receipt.inner.logs()) {
+        let whose = |nonce| spent.get(&nonce).map(|coupon: &Spent| coupon.agent);
+        for mut signed in attribute::read(chain, receipt.inner.logs(), whose) {
             // From then on a batch of ours is explained; another one is for the watch to find.
             if state.is_settled && signed.is_batch {
                 continue;
@@ -493,7 +584,8 @@ async fn import(
     state.next = to + 1;
     let was_settled = state.is_settled;
     state.is_settled |= to == last;
-    let quiet = plan.proven.is_empty() && plan.found.is_empty() && was_settled;
+    let quiet =
+        plan.proven.is_empty() && plan.found.is_empty() && plan.coupons.is_empty() && was_settled;
     if quiet && to == last {
         // Nothing to keep: the next look reads these blocks once more.
         return Ok(());
@@ -610,6 +702,10 @@ async fn book(
     }
     for payment in &mut plan.proven {
         include(&mut tx, payment, now_ms).await?;
+    }
+    // What the chain has seen is not signed again.
+    for (counter, next) in &plan.coupons {
+        tx.raise_nonce(counter, *next).await?;
     }
     tx.insert_payments(&plan.found).await?;
     tx.reserve(&plan.found, now_ms).await?;

@@ -15,7 +15,7 @@ mod node;
 mod payments;
 mod replay;
 mod restart;
-mod restored;
+pub mod restored;
 mod retention;
 mod usdc;
 mod wire;

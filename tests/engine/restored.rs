@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use crate::support::{Plan, RefusedWith, World, request, wait_for};
 
 /// A copy of the store as it is, for later.
-enum Copy {
+pub enum Copy {
     /// The database's files, by the ends of their names.
     Files(Vec<(&'static str, Vec<u8>)>),
     /// `bursar store backup`.
@@ -27,7 +27,7 @@ fn file(world: &World, end: &str) -> PathBuf {
     format!("{}{end}", world.database().strip_prefix("sqlite:").unwrap()).into()
 }
 
-fn copy(world: &World) -> Copy {
+pub fn copy(world: &World) -> Copy {
     if world.postgres.is_none() {
         let files = ["", "-wal"].map(|end| (end, fs::read(file(world, end)).unwrap_or_default()));
         return Copy::Files(files.to_vec());
@@ -39,7 +39,7 @@ fn copy(world: &World) -> Copy {
 }
 
 /// Puts the copy in the store's place: a file over the file, a backup into a new database.
-async fn put_back(world: &World, copy: Copy) {
+pub async fn put_back(world: &World, copy: Copy) {
     match copy {
         Copy::Files(files) => {
             // The index of the newer log goes with it.
@@ -60,13 +60,13 @@ async fn put_back(world: &World, copy: Copy) {
     }
 }
 
-fn found(world: &World) -> Value {
+pub fn found(world: &World) -> Value {
     let (code, said) = world.bursar(&["store", "found", "--json"]);
     assert_eq!(code, 0, "{said}");
     serde_json::from_str(&said).unwrap()
 }
 
-fn say(world: &World, words: &[&str]) {
+pub fn say(world: &World, words: &[&str]) {
     let (code, said) = world.bursar(&[&["store"], words].concat());
     assert_eq!(code, 0, "{words:?}: {said}");
 }
@@ -87,7 +87,7 @@ async fn may_be_paid(world: &World, agent: &str, payee: &str, amount: &str, key:
 }
 
 /// The payment of this amount among the found ones.
-fn named(list: &Value, amount: &str) -> String {
+pub fn named(list: &Value, amount: &str) -> String {
     let mut rows = list["found"].as_array().unwrap().iter();
     let row = rows.find(|row| row["amount"] == amount).unwrap_or_else(|| panic!("{list}"));
     row["payment"].as_str().unwrap().to_owned()

@@ -143,7 +143,7 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
 }
 
 /// Waits out the end of an hour: coupons are good within one, and too little of it is none.
-async fn within_an_hour() {
+pub(super) async fn within_an_hour() {
     let left = 3_600 - jiff::Timestamp::now().as_second().rem_euclid(3_600);
     if left < 90 {
         tokio::time::sleep(Duration::from_secs(left.unsigned_abs() + 1)).await;

@@ -9,4 +9,5 @@ mod facilitator_wallet;
 mod hostile;
 mod official;
 mod redeemed;
+mod restored;
 mod seller;

@@ -18,7 +18,7 @@ use crate::support::{Official, Plan, RefusedWith as _, World, request};
 /// The price of a call: of the day's cap, two and a half.
 const PRICE: u64 = 20_000;
 
-fn delegated(mut offer: Value) -> Value {
+pub(super) fn delegated(mut offer: Value) -> Value {
     offer["extra"] = json!({ "assetTransferMethod": "erc7710" });
     offer
 }
