@@ -186,6 +186,12 @@ events! {
     X402PriceChanged = "x402.price_changed";
     /// A seller's address is not the one quoted.
     X402PaytoChanged = "x402.payto_changed";
+    /// A seller charged a channel otherwise than it said: nothing more is signed for it.
+    X402Overcharged = "x402.overcharged";
+    /// The money left in one of the wallet's own channels was asked back.
+    PurseClosing = "purse.closing";
+    /// It came back.
+    PurseClosed = "purse.closed";
     /// Books and chain agree.
     ReconcileMatched = "reconcile.matched";
     /// Books and chain disagree.
@@ -235,6 +241,9 @@ impl EventKind {
                 | Self::X402PriceChanged
                 | Self::X402PaytoChanged
                 | Self::X402RetryLoop
+                | Self::X402Overcharged
+                | Self::PurseClosing
+                | Self::PurseClosed
                 | Self::AlertRaised
                 | Self::AlertCleared
         )

@@ -371,6 +371,8 @@ pub struct ChannelsConfig {
     /// USDC that a payer puts into a channel at least, since we carry it to the chain; and no less than
     /// ten calls cost.
     pub min_deposit: Usdc,
+    /// Seconds without a call after which a channel of the wallet's own is closed: 60 to 31,536,000.
+    pub close_after_s: u64,
 }
 
 impl Default for ChannelsConfig {
@@ -381,6 +383,7 @@ impl Default for ChannelsConfig {
             watch_s: 30,
             withdraw_delay_s: 86_400,
             min_deposit: Usdc::from_units(UNITS_PER_USDC / 20).unwrap_or_default(),
+            close_after_s: 7 * 86_400,
         }
     }
 }

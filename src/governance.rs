@@ -876,7 +876,8 @@ pub(crate) async fn finished(
         | Manifest::Escrow { .. }
         | Manifest::Settlement { .. }
         | Manifest::Cancel
-        | Manifest::Claim { .. } => Ok(false),
+        | Manifest::Claim { .. }
+        | Manifest::Closing { .. } => Ok(false),
     }
 }
 

@@ -634,10 +634,12 @@ impl<'a> Group<'a> {
             judged.map(|judgement| {
                 let known = book.agents.get(agent);
                 let version = known.and_then(|known| known.chain.as_ref()).map_or(0, |c| c.version);
-                (judgement, version, known.map_or(Address::ZERO, |known| known.address))
+                let key_index = known.map_or(0, |known| known.policy.key_index);
+                let address = known.map_or(Address::ZERO, |known| known.address);
+                (judgement, version, address, key_index)
             })
         };
-        let Some((judgement, policy_version, agent_address)) = judged else {
+        let Some((judgement, policy_version, agent_address, key_index)) = judged else {
             return Ok(Err(unknown_agent(agent)));
         };
 
@@ -646,7 +648,9 @@ impl<'a> Group<'a> {
             opening.accept(place, id, (agent, agent_address), now_s, now_ms)
         });
         let purse = request.channel.as_ref().zip(inner.meters.as_ref()).map(|(config, meters)| {
-            PurseRow::new(meters.hub().channel_id(&(**config).into()), agent, **config, now_ms)
+            let id = meters.hub().channel_id(&(**config).into());
+            let host = request.context.host.clone().unwrap_or_default();
+            PurseRow::new(id, (agent, key_index), host, **config, now_ms)
         });
         let mut row = PaymentRow {
             id,

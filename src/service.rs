@@ -693,6 +693,9 @@ async fn keep(inner: Arc<Inner>, stop: Stop) {
         if let Err(error) = claim::look(&inner, false).await {
             warn!(%error, "what channels owe could not be looked at; trying again");
         }
+        if let Err(error) = buyer::purses::look(&inner).await {
+            warn!(%error, "the wallet's own channels could not be looked at; trying again");
+        }
         if let Err(error) = escrow::watch::look(&inner).await {
             warn!(%error, "the escrows' deadlines could not be looked at; trying again");
         }
@@ -717,6 +720,7 @@ pub(crate) async fn housekeeping(
         let (bytes, denied) = inner.config.retention.before(inner.clock.now_ms());
         tx.prune(bytes, denied).await?;
         tx.forget_answers(bytes).await?;
+        tx.forget_bought(inner.clock.now_ms()).await?;
         let answers_ms = inner.config.retention.answers_minutes.saturating_mul(60);
         let answers_ms = inner.clock.now_ms().saturating_sub(intake::seconds(answers_ms));
         tx.forget_sales(answers_ms, inner.clock.now_s().cast_signed()).await?;

@@ -2,26 +2,33 @@
 //!
 //! A deposit is a payment to the seller like any other, judged and counted by the wallet's contract when
 //! it is made; what comes back restores no limit. Each call then costs one signature over the total so
-//! far, and one voucher is out at a time. What a lost answer cost is found out by the next call: the
-//! seller shows our own signature over the total it charged, or takes the one that leaves it out.
+//! far. Calls of one agent to one seller take turns; what a call cost is found out in `tally.rs`.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use alloy::{
     primitives::{Address, B256},
     signers::SignerSync as _,
+    sol_types::SolCall as _,
 };
-use serde_json::{Map, Value};
-use tokio::{sync::oneshot, time::Instant};
+use serde_json::Value;
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot},
+    time::{Instant, timeout},
+};
 
 use super::offer::{Offer, Wire};
 use crate::{
     channel::{
+        meter::OnChain,
         on_chain,
         purse::{NotPaid, PurseRow, PurseState},
-        voucher::VoucherKey,
     },
-    contract::hub::WITHDRAW_DELAY,
+    contract::hub::{IChannelPayer, WITHDRAW_DELAY},
     engine::{Inner, NonceClaim},
     intake,
     money::Usdc,
@@ -30,17 +37,49 @@ use crate::{
     refusal::{Code, Refusal},
     store::Tx,
     x402::{
-        Requirements, SettleResponse, Terms,
-        batch::{self, ChannelConfig, ChannelState, Vouched, Voucher, VoucherState},
+        Requirements, Terms,
+        batch::{self, ChannelConfig, Vouched, Voucher},
     },
 };
 
 /// Longest wait of a call for its channel to be funded.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(15);
+/// Longest wait of a call for its turn.
+const TURN: Duration = Duration::from_secs(10);
 /// Pause between two looks at the channel.
 const LOOK: Duration = Duration::from_millis(150);
 /// Seconds that the nonce of a deposit's request is remembered.
 const CLAIM_S: u64 = 60;
+
+/// Turns at the channels of one agent to one seller.
+#[derive(Default)]
+pub(super) struct Lanes(Mutex<HashMap<(AgentId, Address), Arc<AsyncMutex<()>>>>);
+
+impl Lanes {
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// It takes too long: ask again.
+    pub(super) async fn turn(
+        &self,
+        agent: &AgentId,
+        seller: Address,
+    ) -> Result<OwnedMutexGuard<()>, Refusal> {
+        let lane = {
+            let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits at those that are here only.
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+            Arc::clone(lanes.entry((agent.clone(), seller)).or_default())
+        };
+        timeout(TURN, lane.lock_owned()).await.map_err(|_| {
+            let detail = "the agent's other calls to this seller take long: one is out at a time";
+            Refusal::new(Code::Unavailable, detail)
+                .rule("fetch.channel")
+                .retry_after(1)
+                .hint("send the same request with the same Idempotency-Key again")
+        })
+    }
+}
 
 /// What a seller's offer fixes of a channel.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +127,14 @@ fn fault(what: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::Internal, format!("the channel cannot be used: {what}"))
 }
 
+/// A purse that does not pay now, as its caller is told.
+fn not_now(channel: B256, why: NotPaid) -> Refusal {
+    Refusal::new(Code::Unavailable, format!("{channel}: {why}"))
+        .rule("fetch.channel")
+        .retry_after(1)
+        .hint("send the same request with the same Idempotency-Key again")
+}
+
 /// One agent's way to one seller.
 pub(super) struct Way<'a> {
     pub inner: &'a Inner,
@@ -108,12 +155,12 @@ impl Way<'_> {
         let until = Instant::now() + WAIT;
         let mut asked = false;
         loop {
-            let purse = self.find(&wanted).await?;
+            let purse = self.find(&wanted, price).await?;
             let short = match &purse {
-                Some(purse) => match purse.next("", price) {
-                    Ok(_) | Err(NotPaid::Held(_)) => return Ok(purse.id),
+                Some(purse) => match purse.next(price) {
+                    Ok(_) => return Ok(purse.id),
                     Err(NotPaid::Short(short)) => short,
-                    Err(NotPaid::Closing) => return Err(fault("it is being closed")),
+                    Err(why @ NotPaid::Closing) => return Err(not_now(purse.id, why)),
                 },
                 None => price,
             };
@@ -132,25 +179,28 @@ impl Way<'_> {
     }
 
     /// Reads the agent's open channel of this kind, as the chain has it now if it lacks money.
-    async fn find(&self, wanted: &Wanted) -> Result<Option<PurseRow>, Refusal> {
+    async fn find(&self, wanted: &Wanted, price: Usdc) -> Result<Option<PurseRow>, Refusal> {
         let inner = self.inner;
         let all = inner.store.purses_to(self.agent, self.terms.pay_to).await?;
         let fits = |purse: &PurseRow| {
             purse.state == PurseState::Open
+                && purse.chain.withdraw_since_s.is_none()
                 && purse.config.receiver_authorizer == wanted.authorizer
                 && purse.config.withdraw_delay == wanted.delay
                 && purse.config.token == self.terms.asset
         };
         let Some(mut purse) = all.into_iter().find(fits) else { return Ok(None) };
-        let price = self.terms.usdc().unwrap_or_default();
-        if matches!(purse.next("", price), Err(NotPaid::Short(_))) {
-            let hub = inner.config.channels.hub;
+        if let (Err(NotPaid::Short(_)), Some(meters)) = (purse.next(price), &inner.meters) {
+            let hub = meters.hub().address();
             let chain = on_chain::read(inner, hub, &[purse.id])
                 .await
                 .map_err(|error| Refusal::from(&error))?;
-            if let Some(chain) = chain.into_iter().next().filter(|chain| *chain != purse.chain) {
+            let more = |chain: &OnChain| chain.balance > purse.chain.balance;
+            // Everything else that the chain says is for `purses.rs` to note.
+            if let Some(chain) = chain.into_iter().next().filter(more) {
                 let read = purse.version;
-                purse.seen(chain);
+                purse.version += 1;
+                purse.chain.balance = chain.balance;
                 let mut tx = inner.store.begin().await?;
                 if tx.put_purse(&purse, read).await? {
                     tx.commit().await?;
@@ -169,22 +219,15 @@ impl Way<'_> {
         limits: &FetchLimits,
     ) -> Result<(), Refusal> {
         let (inner, agent) = (self.inner, self.agent);
-        // One at a time: of two that saw an empty channel, the second sees the first one's deposit.
-        let _one = inner.shop.filling.lock().await;
         let config = match purse {
             Some(purse) => {
-                let on_its_way = inner.store.is_funding(purse.id).await?;
-                if on_its_way {
+                if inner.store.is_funding(purse.id).await? {
                     return Ok(());
                 }
                 purse.config
             }
             None => {
-                if let Some(known) = self.find(wanted).await?
-                    && inner.store.is_funding(known.id).await?
-                {
-                    return Ok(());
-                }
+                self.allowed(wanted).await?;
                 let address = inner.book().agents.get(agent).map(|known| known.address);
                 ChannelConfig {
                     payer: inner.config.chain.wallet,
@@ -194,7 +237,7 @@ impl Way<'_> {
                     token: self.terms.asset,
                     withdraw_delay: wanted.delay,
                     // An old channel's vouchers must not come to life again.
-                    salt: B256::random(),
+                    salt: B256::new(rand::random()),
                 }
             }
         };
@@ -211,7 +254,7 @@ impl Way<'_> {
             payee: self.terms.pay_to.to_string(),
             amount: amount.to_string(),
             currency: "USDC".to_owned(),
-            reason: format!("a deposit into the channel out of which calls to {} are paid", self.host),
+            reason: format!("a deposit into the channel that pays for calls to {}", self.host),
             context: Context { host: Some(self.host.to_owned()), ..Context::default() },
         };
         let mut request = intake::read(inner, &request)?;
@@ -238,10 +281,38 @@ impl Way<'_> {
         })
     }
 
+    /// Does the wallet's contract let this authorizer claim? A receiver that claims for itself needs no
+    /// leave within a day. Asked before a deposit, which would be refused on chain.
+    async fn allowed(&self, wanted: &Wanted) -> Result<(), Refusal> {
+        let Wanted { authorizer, delay, .. } = *wanted;
+        if authorizer == self.terms.pay_to && delay <= OWN_DELAY_S {
+            return Ok(());
+        }
+        let inner = self.inner;
+        let call = IChannelPayer::channelDelayCall { authorizer }.abi_encode().into();
+        let unreadable = |why: &dyn std::fmt::Display| {
+            let detail = format!("the wallet's contract cannot be read: {why}");
+            Refusal::new(Code::Unavailable, detail).retry_after(2)
+        };
+        let answer = inner.rpc.eth_call(inner.config.chain.wallet, None, &call, inner.newest());
+        let answer = answer.await.map_err(|error| unreadable(&error))?;
+        let longest = IChannelPayer::channelDelayCall::abi_decode_returns(&answer)
+            .map_err(|error| unreadable(&error))?;
+        if longest >= alloy::primitives::U256::from(delay) {
+            return Ok(());
+        }
+        let detail = format!(
+            "{authorizer}, who claims for the seller after {delay} s at the latest, is not allowed to"
+        );
+        Err(Refusal::new(Code::NoOffer, detail)
+            .rule("fetch.channel")
+            .hint(format!("have the operators allow it: bursar policy claimer {authorizer}")))
+    }
+
     /// Signs the voucher of a purchase, in the purchase's own commit.
     ///
     /// # Errors
-    /// Another call's voucher is out: ask again.
+    /// The channel was changed at the same time: ask again.
     pub(super) async fn voucher(
         &self,
         tx: &mut Tx,
@@ -249,145 +320,39 @@ impl Way<'_> {
         purchase: PaymentId,
         price: Usdc,
     ) -> Result<batch::Payload, Refusal> {
-        let inner = self.inner;
-        let busy = |why: NotPaid| {
-            Refusal::new(Code::Unavailable, format!("{channel}: {why}"))
-                .rule("fetch.channel")
-                .retry_after(1)
-                .hint("send the same request with the same Idempotency-Key again")
-        };
         let mut purse = tx.purse(channel).await?.ok_or_else(|| fault("its row is gone"))?;
         let read = purse.version;
-        let name = purchase.to_string();
-        let total = purse.next(&name, price).map_err(busy)?;
-        let Some(meters) = &inner.meters else { return Err(fault("this chain has no hub")) };
-        let digest = meters.hub().voucher_digest(channel, total.units().into());
-        let index = inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
-        let index = index.ok_or_else(|| fault("the agent is gone"))?;
-        let signer = inner.keys.agent(index).map_err(fault)?;
-        let signature = signer.sign_hash_sync(&digest).map_err(fault)?.as_bytes();
-        purse.hold(&name, price, total, &signature);
+        let voucher = sign(self.inner, &mut purse, purchase, price)?;
         if !tx.put_purse(&purse, read).await? {
-            return Err(busy(NotPaid::Held("another".to_owned())));
+            return Err(Refusal::new(Code::Unavailable, "the channel was changed at the same time")
+                .retry_after(1));
         }
-        Ok(batch::Payload::Voucher(Vouched {
-            channel_config: purse.config,
-            voucher: Voucher {
-                channel_id: channel,
-                max_claimable_amount: total.units().into(),
-                signature: signature.into(),
-            },
-        }))
+        Ok(voucher)
     }
 }
 
-/// What a seller's answer says of a channel.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Word {
-    /// What the purchase cost.
-    pub charged: Option<Usdc>,
-    /// What was charged in all.
-    pub total: Option<Usdc>,
-    /// Our signature, and what it is over: the proof of `total` in a refusal.
-    pub proof: Option<(Usdc, Vec<u8>)>,
-}
+/// Seconds: the contract's longest delay where a receiver claims for itself and was not named.
+const OWN_DELAY_S: u32 = 86_400;
 
-fn units(text: Option<&Value>) -> Option<Usdc> {
-    text?.as_str()?.parse::<u64>().ok().and_then(Usdc::from_units)
-}
-
-impl Word {
-    /// Reads a receipt.
-    pub(super) fn of_receipt(receipt: &SettleResponse) -> Self {
-        let extra = receipt.extra.as_ref();
-        Self {
-            charged: units(extra.and_then(|extra| extra.get("chargedAmount"))),
-            total: extra
-                .and_then(|extra| extra.get("channelState"))
-                .and_then(|state| units(state.get("chargedCumulativeAmount"))),
-            proof: None,
-        }
-    }
-
-    /// Reads a corrective offer of the scheme.
-    pub(super) fn of_offer(offer: &Requirements) -> Option<Self> {
-        let read = |key| offer.extra(key).cloned();
-        let state: ChannelState = serde_json::from_value(read("channelState")?).ok()?;
-        let proof: Option<VoucherState> =
-            read("voucherState").and_then(|proof| serde_json::from_value(proof).ok());
-        let narrow = |units: u128| u64::try_from(units).ok().and_then(Usdc::from_units);
-        Some(Self {
-            charged: None,
-            total: u64::try_from(state.charged_cumulative_amount?).ok().and_then(Usdc::from_units),
-            proof: proof
-                .and_then(|p| Some((narrow(p.signed_max_claimable)?, p.signature.to_vec()))),
-        })
-    }
-}
-
-/// What became of a purchase, by its channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cost {
-    /// It was charged so much.
-    Charged(Usdc),
-    /// It was not charged.
-    Nothing,
-    /// Nobody knows yet.
-    Unknown,
-    /// The seller charged otherwise than it said: the channel is closed.
-    Overcharged(Usdc),
-}
-
-/// Books what a seller's answer says of the channel, in the commit that books the answer.
-///
-/// # Errors
-/// The store; the channel was changed at the same time.
-pub(super) async fn book(
+/// Signs over what was charged so far and `price`. To be stored with the purse before it leaves.
+pub(super) fn sign(
     inner: &Inner,
-    tx: &mut Tx,
-    channel: B256,
+    purse: &mut PurseRow,
     purchase: PaymentId,
-    word: &Word,
-) -> Result<Cost, Refusal> {
-    let Some(mut purse) = tx.purse(channel).await? else { return Ok(Cost::Unknown) };
-    if purse.held.as_ref().is_none_or(|(by, _)| *by != purchase.to_string()) {
-        return Ok(Cost::Unknown);
-    }
-    let (read, before) = (purse.version, purse.charged);
-    let cost = if let Some(charged) = word.charged {
-        match purse.charge(charged, word.total) {
-            Ok(()) => Cost::Charged(charged),
-            Err(_) => {
-                purse.state = PurseState::Closing;
-                Cost::Overcharged(purse.charged.saturating_sub(before))
-            }
-        }
-    } else if let (Some(total), Some((ceiling, signature))) = (word.total, &word.proof) {
-        let Some(meters) = &inner.meters else { return Ok(Cost::Unknown) };
-        let digest = meters.hub().voucher_digest(channel, ceiling.units().into());
-        let own = VoucherKey::recover(digest, signature, purse.config.payer_authorizer).is_ok();
-        // The seller's word counts as far as our own signature goes, and no further.
-        if !own || total > *ceiling || !purse.adopt(total) {
-            return Ok(Cost::Unknown);
-        }
-        match purse.charged.saturating_sub(before) {
-            Usdc::ZERO => Cost::Nothing,
-            charged => Cost::Charged(charged),
-        }
-    } else {
-        return Ok(Cost::Unknown);
-    };
-    if !tx.put_purse(&purse, read).await? {
-        return Err(Refusal::new(Code::Unavailable, "the channel was changed at the same time")
-            .retry_after(1));
-    }
-    Ok(cost)
-}
-
-/// Writes a payload as a map.
-pub(super) fn fields(payload: &batch::Payload) -> Result<Map<String, Value>, Refusal> {
-    match serde_json::to_value(payload).map_err(fault)? {
-        Value::Object(fields) => Ok(fields),
-        _ => Err(fault("a payload that is no object")),
-    }
+    price: Usdc,
+) -> Result<batch::Payload, Refusal> {
+    let total = purse.next(price).map_err(|why| not_now(purse.id, why))?;
+    let Some(meters) = &inner.meters else { return Err(fault("this chain has no hub")) };
+    let digest = meters.hub().voucher_digest(purse.id, total.units().into());
+    let signer = inner.keys.agent(purse.key_index).map_err(fault)?;
+    let signature = signer.sign_hash_sync(&digest).map_err(fault)?.as_bytes();
+    purse.hold(&purchase.to_string(), total, &signature, inner.clock.now_ms());
+    Ok(batch::Payload::Voucher(Vouched {
+        channel_config: purse.config,
+        voucher: Voucher {
+            channel_id: purse.id,
+            max_claimable_amount: total.units().into(),
+            signature: signature.into(),
+        },
+    }))
 }

@@ -5,6 +5,7 @@ use alloy::primitives::B256;
 use super::{
     OfferView, PayerKind,
     call::Asked,
+    channel,
     offer::{self, Offer, Wire},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub(super) struct Bench<'a> {
     pub now_s: u64,
     /// Has the agent a float?
     pub float: bool,
+    /// May it pay through channels?
+    pub channel: bool,
     /// Did the host let the last coupon lapse? Then it cannot check a contract's signature.
     pub plain_only: bool,
 }
@@ -99,8 +102,14 @@ impl Bench<'_> {
         if terms.asset != self.chain.usdc {
             return no("offer.asset", format!("{} is not the wallet's USDC", terms.asset));
         }
-        if let Wire::V2(_, accepted) | Wire::V1(accepted) = &offer.wire {
-            self.exact(&offer.wire, accepted)?;
+        match &offer.wire {
+            Wire::V2(_, accepted) if accepted.scheme() == x402::BATCH_SETTLEMENT => {
+                if let Err(why) = channel::wanted(accepted) {
+                    return no("offer.scheme", why);
+                }
+            }
+            Wire::V2(_, accepted) | Wire::V1(accepted) => self.exact(&offer.wire, accepted)?,
+            Wire::Mpp(_) => {}
         }
         if let Some(host) = &offer.resource_host
             && *host != self.asked.host
@@ -142,8 +151,12 @@ impl Bench<'_> {
         judged?;
         let payers = self.payers(&offer.wire, &terms, price);
         if payers.is_empty() {
-            let detail = "nothing can pay it: no coupon of the wallet is good for it, and the \
-                          agent's policy has no fetch.float";
+            let detail = if offer.wire.is_channel() {
+                "nothing can pay it: the agent's policy has no fetch.channel"
+            } else {
+                "nothing can pay it: no coupon of the wallet is good for it, and the agent's policy \
+                 has no fetch.float"
+            };
             return no("payer", detail);
         }
         Ok(Passed { terms, price, payers })
@@ -152,6 +165,9 @@ impl Bench<'_> {
     /// Who can pay it. The wallet itself comes first: its limits are on chain, and a float is money
     /// that a stolen key of it could take.
     fn payers(&self, wire: &Wire, terms: &Terms, price: Usdc) -> Vec<PayerKind> {
+        if wire.is_channel() {
+            return if self.channel { vec![PayerKind::Channel] } else { Vec::new() };
+        }
         if wire.is_delegated() {
             return vec![PayerKind::Delegation];
         }

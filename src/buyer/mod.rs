@@ -7,7 +7,7 @@
 //!                                                        └──▶ the chain says what became of it
 //! ```
 //!
-//! One purchase, one authorization. The agent's idempotency key names the purchase; its row, with
+//! One purchase, one authorization, or one place in a channel (`channel.rs`). The agent's idempotency key names the purchase; its row, with
 //! the signed payment, is durable before the seller sees anything, and every retry sends those very
 //! bytes. The token takes their nonce once. What a seller says about a settlement is shown and not
 //! believed: a purchase is `paid` when the token's own log at depth says so, and `unpaid` when a
@@ -17,13 +17,16 @@
 
 mod breaker;
 mod call;
+mod channel;
 mod choose;
 mod float;
 mod odd;
 mod offer;
 mod pay;
+pub(crate) mod purses;
 mod shop;
 mod show;
+mod tally;
 mod view;
 pub(crate) mod watch;
 mod web;
@@ -35,7 +38,7 @@ pub(crate) use self::{
     show::{list, show},
 };
 pub use self::{
-    view::{Answer, FetchRequest, FetchView, OfferView, PurchasePage, Receipt},
+    view::{Answer, ChannelPart, FetchRequest, FetchView, OfferView, PurchasePage, Receipt},
     web::WebError,
 };
 
@@ -81,6 +84,8 @@ named! {
         /// payment like any other to the contract, which counts it against every cap.
         #[serde(rename = "erc7710")]
         Delegation = "erc7710",
+        /// A channel of the wallet to the seller: the agent's signature over the total so far.
+        Channel = "channel",
     }
 }
 
@@ -93,9 +98,10 @@ named! {
         Unknown = "unknown",
         /// The seller says that it is settled; the chain does not yet, at depth.
         Reported = "reported",
-        /// Final: the token moved the money.
+        /// Final: the token moved the money, or the channel's total counts it.
         Paid = "paid",
-        /// Final: the authorization ended unused, and never moves money.
+        /// Final: the authorization ended unused, or the channel's total passes it over. It never moves
+        /// money.
         Unpaid = "unpaid",
     }
 }

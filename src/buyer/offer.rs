@@ -71,6 +71,11 @@ impl Wire {
         matches!(self, Self::V2(_, accepted) if exact::transfer_method(accepted) == exact::ERC7710)
     }
 
+    /// Is it paid through a channel?
+    pub(super) fn is_channel(&self) -> bool {
+        matches!(self, Self::V2(_, accepted) if accepted.scheme() == x402::BATCH_SETTLEMENT)
+    }
+
     /// The seller's own text, for the record.
     pub(super) fn record(&self) -> Value {
         match self {

@@ -21,7 +21,7 @@ use crate::{
     payment::{AgentId, PaymentId},
     refusal::{Code, Refusal},
     store::PurchaseRow,
-    x402::{self, PaymentPayload, PaymentRequired, Requirements, exact},
+    x402::{self, PaymentPayload, PaymentRequired, Requirements, batch, exact},
 };
 
 /// Header that tells a seller who pays, for its fraud checks: no protocol has a place for all of it.
@@ -71,6 +71,28 @@ pub(super) fn nonce(
 /// Returns when an authorization ends that is signed now.
 pub(super) fn end_s(now_s: u64, passed: &Passed, most_s: u64) -> u64 {
     now_s.saturating_add(passed.terms.max_timeout_s.clamp(LEAST_S, most_s.max(LEAST_S)))
+}
+
+/// Carries a voucher of one of the wallet's channels; `nonce` only names the purchase.
+pub(super) fn by_channel(
+    wallet: Address,
+    voucher: &batch::Payload,
+    offer: &Offer,
+    nonce: B256,
+    id: PaymentId,
+) -> Result<Signed, Refusal> {
+    let Wire::V2(offered, accepted) = &offer.wire else {
+        return Err(fault("a voucher in another version than 2"));
+    };
+    let header = v2_header((offered, accepted), voucher, id)?;
+    Ok(Signed { payer: wallet, nonce, valid_before_s: PurchaseRow::ENDLESS, header })
+}
+
+/// Writes a purchase's header anew with another voucher.
+pub(super) fn with_voucher(header: &str, voucher: &batch::Payload) -> Result<String, Refusal> {
+    let mut payment: PaymentPayload = x402::decode(header).map_err(fault)?;
+    payment.payload = fields(voucher)?;
+    x402::encode(&payment).map_err(fault)
 }
 
 /// Signs a transfer from a plain account.
@@ -237,7 +259,7 @@ pub(super) fn headers(
     let name: HeaderName = row.header_name.parse().map_err(fault)?;
     let value = HeaderValue::from_str(&row.header_value).map_err(fault)?;
     let wallet = match row.payer_kind {
-        PayerKind::Coupon | PayerKind::Delegation => "contract",
+        PayerKind::Coupon | PayerKind::Delegation | PayerKind::Channel => "contract",
         PayerKind::Float => "eoa",
     };
     let metadata = format!(

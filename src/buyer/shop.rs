@@ -13,12 +13,14 @@ use super::{
     FetchRequest, FetchView, PayerKind, PurchaseState,
     breaker::{Breaker, Place},
     call::Asked,
+    channel::{Lanes, Way},
     choose::{self, Bench, Judged, Passed},
     float,
     odd::Odd,
     offer::{self, Offer, Quote},
     pay::{self, Coupon, Signed},
     show::receipt,
+    tally::{self, Cost, Word},
     web::{NoAnswer, Reply, Web, WebError},
 };
 use crate::{
@@ -55,6 +57,8 @@ pub(crate) struct Shop {
     breaker: Mutex<Breaker>,
     /// Held while a float's top-up is asked for.
     pub(super) filling: AsyncMutex<()>,
+    /// Turns at channels.
+    lanes: Lanes,
     /// The separator of USDC's EIP-712 domain, read once.
     domain: OnceCell<B256>,
 }
@@ -71,6 +75,7 @@ impl Shop {
             running: Mutex::default(),
             breaker: Mutex::default(),
             filling: AsyncMutex::default(),
+            lanes: Lanes::default(),
             domain: OnceCell::new(),
         })
     }
@@ -268,7 +273,11 @@ impl Purchase<'_> {
         let inner = self.inner;
         let (domain, used) = (inner.shop.domain(inner).await?, self.used().await?);
         let (host, coupon) = (self.asked.host.as_str(), PayerKind::Coupon);
-        let last = inner.store.last_end_at(self.agent, host, coupon).await?;
+        let last = if offers.iter().all(|offer| offer.wire.is_channel()) {
+            None
+        } else {
+            inner.store.last_end_at(self.agent, host, coupon).await?
+        };
         let now_s = inner.now_s();
         let book = inner.book();
         let bench = Bench {
@@ -280,6 +289,7 @@ impl Purchase<'_> {
             used,
             now_s,
             float: limits.float.is_some(),
+            channel: limits.channel.is_some() && inner.meters.is_some(),
             plain_only: last == Some(PurchaseState::Unpaid),
         };
         Ok(bench.judge(offers))
@@ -316,15 +326,22 @@ impl Purchase<'_> {
             self.failed();
             return Err(choose::refusal(&judged));
         }
-        let mut signed = None;
+        let (mut signed, mut turn) = (None, None);
         'ways: for (offer, passed) in good {
             for payer in &passed.payers {
+                let mut channel = None;
+                if *payer == PayerKind::Channel {
+                    let seller = passed.terms.pay_to;
+                    turn = Some(self.inner.shop.lanes.turn(self.agent, seller).await?);
+                    channel = Some(self.way(offer, passed).ready(passed.price, &limits).await?);
+                }
                 if *payer == PayerKind::Float {
                     let float = self.float_key()?.address();
                     let (need, host) = (passed.price, self.asked.host.as_str());
                     float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
                 }
-                if let Some(row) = self.sign(key, offer, (passed, *payer), &limits).await? {
+                let payer = (passed, *payer, channel);
+                if let Some(row) = self.sign(key, offer, payer, &limits).await? {
                     signed = Some((row, offer.quote));
                     break 'ways;
                 }
@@ -338,7 +355,8 @@ impl Purchase<'_> {
                 )
         })?;
         crash::at(Point::PurchaseSigned);
-        let mut view = self.send(row).await?;
+        let mut view = self.send(row, true).await?;
+        drop(turn);
         view.offers = choose::views(&judged, Some(quote));
         Ok(view)
     }
@@ -351,9 +369,22 @@ impl Purchase<'_> {
                 .hint("use a new Idempotency-Key for a new purchase"));
         }
         if let Some(answer) = row.answer.clone() {
-            let receipt = Some(receipt(&row, true));
+            let receipt = Some(receipt(self.inner, &row, true).await?);
             return Ok(FetchView { answer, receipt, offers: Vec::new() });
         }
+        let (mut row, mut turn) = (row, None);
+        if row.channel.is_some() {
+            turn = Some(self.inner.shop.lanes.turn(self.agent, row.payee).await?);
+            // Whose turn came before may have found out what became of it.
+            row = self.inner.store.purchase(row.id).await?.unwrap_or(row);
+        }
+        let outcome = self.go_on(row).await;
+        drop(turn);
+        outcome
+    }
+
+    /// Goes on with a purchase that has no answer yet.
+    async fn go_on(&self, row: PurchaseRow) -> Result<FetchView, Refusal> {
         let now_s = self.inner.now_s();
         match row.state {
             PurchaseState::Unpaid => {
@@ -363,10 +394,15 @@ impl Purchase<'_> {
                     .hint("nothing was paid; use a new Idempotency-Key to try again"))
             }
             // Paid, and the answer was lost: a seller that recognises the payment gives it again.
-            PurchaseState::Paid => self.send(row).await,
-            _ if now_s.saturating_add(MARGIN_S) < row.valid_before_s => self.send(row).await,
+            PurchaseState::Paid => self.send(row, false).await,
+            _ if now_s.saturating_add(MARGIN_S) < row.valid_before_s => self.send(row, false).await,
             _ => Err(unknown(&row, "its authorization has ended; the chain will say")),
         }
+    }
+
+    fn way<'a>(&'a self, offer: &'a Offer, passed: &'a Passed) -> Way<'a> {
+        let (inner, agent, host) = (self.inner, self.agent, self.asked.host.as_str());
+        Way { inner, agent, terms: &passed.terms, offer, host }
     }
 
     fn float_key(&self) -> Result<PrivateKeySigner, Refusal> {
@@ -394,14 +430,14 @@ impl Purchase<'_> {
         &self,
         key: &str,
         offer: &Offer,
-        (passed, payer_kind): (&Passed, PayerKind),
+        (passed, payer_kind, channel): (&Passed, PayerKind, Option<B256>),
         limits: &FetchLimits,
     ) -> Result<Option<PurchaseRow>, Refusal> {
         let (inner, agent, asked) = (self.inner, self.agent, self.asked);
         let domain = inner.shop.domain(inner).await?;
         let held = match payer_kind {
             PayerKind::Float => Some(float::balance(inner, self.float_key()?.address()).await?),
-            PayerKind::Coupon | PayerKind::Delegation => None,
+            PayerKind::Coupon | PayerKind::Delegation | PayerKind::Channel => None,
         };
         let now_ms = inner.clock.now_ms();
         let mut tx = inner.store.begin().await?;
@@ -430,6 +466,13 @@ impl Purchase<'_> {
         let id = PaymentId::generate();
         let end_s = pay::end_s(inner.now_s(), passed, inner.config.fetch.valid_s);
         let Signed { payer, nonce, valid_before_s, header } = match payer_kind {
+            PayerKind::Channel => {
+                let Some(channel) = channel else { return Ok(None) };
+                let way = self.way(offer, passed);
+                let voucher = way.voucher(&mut tx, channel, id, passed.price).await?;
+                let nonce = pay::nonce(&inner.config.chain, agent, key, asked.fingerprint, offer);
+                pay::by_channel(inner.config.chain.wallet, &voucher, offer, nonce, id)?
+            }
             PayerKind::Float => {
                 let float = self.float_key()?;
                 let away = tx.signed_away(float.address()).await?;
@@ -475,6 +518,8 @@ impl Purchase<'_> {
             valid_before_s,
             header_name: header.0,
             header_value: header.1,
+            channel,
+            charged: None,
             policy_version,
             state: PurchaseState::Signed,
             sends: 0,
@@ -488,7 +533,10 @@ impl Purchase<'_> {
             updated_ms: now_ms,
         };
         tx.insert_purchase(&row).await?;
-        tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
+        // A voucher is told once, when it is known what it cost: there are many.
+        if channel.is_none() {
+            tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
+        }
         let committed = tx.commit().await;
         // Where nobody knows what the store kept, the room stays taken: the next start reads it.
         if committed.as_ref().err().is_none_or(StoreError::is_unknown_outcome) {
@@ -525,26 +573,39 @@ impl Purchase<'_> {
         Ok(None)
     }
 
-    /// Sends the stored payment with the call, and stores what came of it.
-    async fn send(&self, row: PurchaseRow) -> Result<FetchView, Refusal> {
+    /// Sends the stored payment with the call, and stores what came of it. `fresh`: for the first time.
+    async fn send(&self, mut row: PurchaseRow, fresh: bool) -> Result<FetchView, Refusal> {
         let inner = self.inner;
-        let headers = pay::headers(&row, &inner.config.chain)?;
-        let reply = inner.shop.web.send(&self.asked.ready, &headers).await;
-        crash::at(Point::PurchaseAnswered);
-        let mut told = match &reply {
-            Ok(reply) => read(&row, reply, inner.clock.now_s()),
-            Err(NoAnswer::NotSent(refusal)) => Told { sent: false, ..Told::note(&refusal.detail) },
-            Err(NoAnswer::Lost(why)) => Told::note(why),
+        // A second time only where the seller showed that a channel was charged before.
+        let mut again = true;
+        let reply = loop {
+            let headers = pay::headers(&row, &inner.config.chain)?;
+            let reply = inner.shop.web.send(&self.asked.ready, &headers).await;
+            crash::at(Point::PurchaseAnswered);
+            let mut told = match &reply {
+                Ok(reply) => read(&row, reply, inner.clock.now_s()),
+                Err(NoAnswer::NotSent(refusal)) => {
+                    Told { sent: false, ..Told::note(&refusal.detail) }
+                }
+                Err(NoAnswer::Lost(why)) => Told::note(why),
+            };
+            let (noted, is_anew) =
+                self.note(row, &mut told, (reply.as_ref().ok(), fresh || !again)).await?;
+            row = noted;
+            crash::at(Point::PurchaseNoted);
+            if is_anew && again {
+                again = false;
+                continue;
+            }
+            if !told.delivered {
+                self.failed();
+            }
+            break reply;
         };
-        if !told.delivered {
-            self.failed();
-        }
-        let row = self.note(row, &mut told, reply.as_ref().ok()).await?;
-        crash::at(Point::PurchaseNoted);
         match reply {
             Ok(reply) => Ok(FetchView {
                 answer: reply.answer(),
-                receipt: Some(receipt(&row, false)),
+                receipt: Some(receipt(inner, &row, false).await?),
                 offers: Vec::new(),
             }),
             Err(NoAnswer::NotSent(mut refusal)) => {
@@ -555,13 +616,14 @@ impl Purchase<'_> {
         }
     }
 
-    /// Stores what the seller said, on top of what the chain may have said meanwhile.
+    /// Stores what the seller said, on top of what the chain may have said meanwhile. Says whether the
+    /// purchase has a new voucher, to be sent.
     async fn note(
         &self,
         row: PurchaseRow,
         told: &mut Told,
-        reply: Option<&Reply>,
-    ) -> Result<PurchaseRow, Refusal> {
+        (reply, fresh): (Option<&Reply>, bool),
+    ) -> Result<(PurchaseRow, bool), Refusal> {
         let inner = self.inner;
         let now_ms = inner.clock.now_ms();
         let mut tx = inner.store.begin().await?;
@@ -575,20 +637,46 @@ impl Purchase<'_> {
         if told.delivered {
             now.answer = reply.map(Reply::answer);
         }
+        let mut drafts = Vec::new();
+        let cost = tally::book(inner, &mut tx, &mut now, (&told.word, fresh), &mut drafts).await?;
         if !from.is_terminal() {
-            now.state = match (told.sent, told.settled) {
+            now.note = told.note.take();
+            now.state = match (told.sent, told.settled && now.channel.is_none()) {
                 (_, true) => PurchaseState::Reported,
                 (true, false) if from != PurchaseState::Reported => PurchaseState::Unknown,
                 _ => from,
             };
-            now.note = told.note.take();
-            now.tx_hash = told.transaction.or(now.tx_hash);
+            now.tx_hash = told.transaction.filter(|_| now.channel.is_none()).or(now.tx_hash);
+            match &cost {
+                Cost::Charged(charged) => {
+                    (now.state, now.charged) = (PurchaseState::Paid, Some(*charged));
+                    if !told.delivered {
+                        now.note = Some(format!("the seller charged {charged} USDC for no answer"));
+                    }
+                }
+                Cost::Overcharged(charged, why) => {
+                    (now.state, now.charged) = (PurchaseState::Paid, Some(*charged));
+                    now.note = Some(format!("{why}: the channel is closed"));
+                    told.kind = Some(EventKind::X402Overcharged);
+                }
+                Cost::Void(why) => {
+                    now.state = PurchaseState::Unpaid;
+                    now.note = Some(format!("an earlier call was charged, and {why}"));
+                }
+                Cost::Again => {
+                    now.note = Some("an earlier call was charged: it has a new voucher".to_owned());
+                    told.kind = None;
+                }
+                Cost::Unknown => {}
+            }
         }
         if !tx.move_purchase(from, &now, now_ms).await? {
             return Err(unknown(&row, "its row was changed at the same time"));
         }
-        let mut drafts = Vec::new();
-        if now.state == PurchaseState::Unknown && from != PurchaseState::Unknown {
+        if now.channel.is_some() && now.state.is_terminal() && !from.is_terminal() {
+            tally::note_end(inner, &now, &mut drafts);
+        }
+        if cost != Cost::Again && now.state == PurchaseState::Unknown && from != PurchaseState::Unknown {
             drafts.push(story(EventKind::X402Unknown, &now).and("note", json!(now.note)));
         }
         if let Some(kind) = told.kind {
@@ -598,7 +686,7 @@ impl Purchase<'_> {
         }
         tx.append_audit(&drafts, now_ms).await?;
         tx.commit().await?;
-        Ok(now)
+        Ok((now, cost == Cost::Again))
     }
 }
 
@@ -618,7 +706,7 @@ impl Drop for Room<'_> {
 }
 
 /// The outcome that nobody knows yet.
-fn unknown(row: &PurchaseRow, why: &str) -> Refusal {
+pub(super) fn unknown(row: &PurchaseRow, why: &str) -> Refusal {
     let detail = format!("{}: {} USDC are signed for {}: {why}", row.id, row.amount, row.host);
     let mut refusal = Refusal::new(Code::OutcomeUnknown, detail).retry_after(2).hint(
         "send the same request with the same Idempotency-Key again: it carries the same payment",
@@ -639,6 +727,8 @@ struct Told {
     note: Option<String>,
     /// What is odd about it.
     kind: Option<EventKind>,
+    /// What it says of a channel.
+    word: Word,
 }
 
 impl Told {
@@ -650,6 +740,7 @@ impl Told {
             transaction: None,
             note: Some(why.to_owned()),
             kind: None,
+            word: Word::None,
         }
     }
 }
@@ -668,6 +759,9 @@ fn read(row: &PurchaseRow, reply: &Reply, now_s: u64) -> Told {
     let status = reply.status;
     let delivered = matches!(status, 200..=299 | 304);
     let mut told = Told { delivered, settled: success, transaction, ..Told::note("") };
+    if let Some(channel) = row.channel {
+        told.word = Word::of(channel, reply, settled.as_ref());
+    }
     told.note = match (delivered, status) {
         (true, _) if success => None,
         (true, _) => Some("the seller delivered, and says nothing of a settlement".to_owned()),
@@ -710,7 +804,15 @@ fn again(row: &PurchaseRow, quote: &Quote, reason: Option<String>) -> (EventKind
 
 /// Begins an audit entry about a purchase.
 pub(super) fn story(kind: EventKind, row: &PurchaseRow) -> Draft {
-    Draft::new(kind, format!("agent:{}", row.agent)).agent(&row.agent).payment(row.id).data(json!({
+    let draft = Draft::new(kind, format!("agent:{}", row.agent)).agent(&row.agent).payment(row.id);
+    if let Some(channel) = row.channel {
+        return draft.data(json!({
+            "host": row.host, "path": row.path, "method": row.call.method, "payee": row.payee,
+            "amount": row.amount, "charged": row.charged, "channel": channel,
+            "policy_version": row.policy_version, "key": row.idempotency_key,
+        }));
+    }
+    draft.data(json!({
         "host": row.host, "path": row.path, "method": row.call.method, "payee": row.payee,
         "amount": row.amount, "payer": row.payer, "payer_kind": row.payer_kind,
         "nonce": row.nonce, "offer": row.offer, "fingerprint": row.fingerprint,

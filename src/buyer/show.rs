@@ -1,16 +1,37 @@
 //! Purchases, shown.
 
-use super::{PurchasePage, Receipt};
+use std::collections::HashMap;
+
+use alloy::primitives::B256;
+
+use super::{ChannelPart, PurchasePage, Receipt};
 use crate::{
     clock,
     engine::Inner,
+    money::Usdc,
     payment::{AgentId, PaymentId},
     refusal::{Code, Refusal},
-    store::PurchaseRow,
+    store::{PurchaseRow, StoreError},
 };
 
-/// Tells how far a purchase has come.
-pub(super) fn receipt(row: &PurchaseRow, repeated: bool) -> Receipt {
+/// Tells how far a purchase has come, with what is left in its channel.
+///
+/// # Errors
+/// [`StoreError`].
+pub(super) async fn receipt(
+    inner: &Inner,
+    row: &PurchaseRow,
+    repeated: bool,
+) -> Result<Receipt, StoreError> {
+    let purse = match row.channel {
+        Some(id) => inner.store.purse(id).await?,
+        None => None,
+    };
+    let left = purse.map_or(Usdc::ZERO, |purse| purse.left());
+    Ok(told(row, repeated, left))
+}
+
+fn told(row: &PurchaseRow, repeated: bool, left: Usdc) -> Receipt {
     let text = |key: &str| row.offer.get(key).and_then(|v| v.as_str()).unwrap_or_default();
     Receipt {
         id: row.id,
@@ -26,7 +47,8 @@ pub(super) fn receipt(row: &PurchaseRow, repeated: bool) -> Receipt {
         amount: row.amount,
         amount_units: row.amount.units(),
         nonce: row.nonce,
-        valid_before: clock::at_s(row.valid_before_s),
+        valid_before: row.channel.is_none().then(|| clock::at_s(row.valid_before_s)),
+        channel: row.channel.map(|id| ChannelPart { id, charged: row.charged, left }),
         policy_version: row.policy_version,
         transaction: row.tx_hash,
         block: row.block,
@@ -46,9 +68,10 @@ pub(crate) async fn show(
     id: PaymentId,
 ) -> Result<Receipt, Refusal> {
     let row = inner.store.purchase(id).await?.filter(|row| row.agent == *agent);
-    row.map(|row| receipt(&row, true)).ok_or_else(|| {
+    let row = row.ok_or_else(|| {
         Refusal::new(Code::NotFound, format!("there is no purchase {id}, or it is not yours"))
-    })
+    })?;
+    Ok(receipt(inner, &row, true).await?)
 }
 
 /// Lists an agent's purchases, newest first; `limit` 1 to 200.
@@ -69,5 +92,15 @@ pub(crate) async fn list(
     let rows = inner.store.purchases(agent, before, limit).await?;
     let next_cursor =
         (rows.len() == limit as usize).then(|| rows.last().map(|row| row.id.to_string())).flatten();
-    Ok(PurchasePage { purchases: rows.iter().map(|row| receipt(row, true)).collect(), next_cursor })
+    let mut left: HashMap<B256, Usdc> = HashMap::new();
+    let mut purchases = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(id) = row.channel.filter(|id| !left.contains_key(id)) {
+            let purse = inner.store.purse(id).await?;
+            left.insert(id, purse.map_or(Usdc::ZERO, |purse| purse.left()));
+        }
+        let left = row.channel.and_then(|id| left.get(&id).copied()).unwrap_or_default();
+        purchases.push(told(row, true, left));
+    }
+    Ok(PurchasePage { purchases, next_cursor })
 }

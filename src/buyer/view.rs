@@ -137,12 +137,16 @@ pub struct Receipt {
     pub amount: Usdc,
     /// The same in base units.
     pub amount_units: u64,
-    /// The authorization's nonce: the token takes it once.
+    /// The authorization's nonce: the token takes it once. By a channel, only a name.
     #[schema(value_type = String)]
     pub nonce: B256,
-    /// When the authorization ends, used or not.
-    #[schema(value_type = String)]
-    pub valid_before: Timestamp,
+    /// When the authorization ends, used or not; absent for a voucher, which has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub valid_before: Option<Timestamp>,
+    /// The channel that paid it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelPart>,
     /// The agent's policy version when it was decided.
     pub policy_version: u64,
     /// The transaction: the seller's word until the state is `paid`.
@@ -160,6 +164,21 @@ pub struct Receipt {
     /// When it was signed.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
+}
+
+/// What a purchase took of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChannelPart {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: B256,
+    /// Decimal USDC that the call cost, at most its price; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub charged: Option<Usdc>,
+    /// Decimal USDC that is left in the channel now, by our own count.
+    #[schema(value_type = String)]
+    pub left: Usdc,
 }
 
 /// A page of an agent's purchases, newest first.

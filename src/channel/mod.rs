@@ -12,7 +12,7 @@ pub mod journal;
 pub mod meter;
 #[cfg(test)]
 mod meter_tests;
-mod on_chain;
+pub(crate) mod on_chain;
 pub mod payee;
 pub mod purse;
 pub(crate) mod scheme;

@@ -4,9 +4,11 @@
 //!  0 ── claimed ── charged ── ceiling (signed) ── balance (deposited, final)
 //! ```
 //!
-//! One voucher at a time is out, for one purchase; the next is signed when it is known what the last one
-//! cost. A seller that charges more than it said gets nothing more, and the money is asked back. What a
-//! seller says of a channel is believed only as far as our own signature goes.
+//! One call at a time goes out, with a voucher over what was charged plus its price. Where its answer is
+//! lost, the next one's voucher leaves its price out: a seller takes that voucher only if it did not charge
+//! the lost one, and never takes the lost one's afterwards, since a voucher has to be over exactly what was
+//! charged plus a price. If it did charge it, it shows our own signature over more. A seller that charges
+//! more than it said gets nothing more, and the money is asked back.
 
 use alloy::primitives::B256;
 
@@ -49,6 +51,10 @@ pub struct PurseRow {
     pub id: B256,
     /// The agent that buys with it.
     pub agent: AgentId,
+    /// Index of the agent's key, which signs its vouchers and its end.
+    pub key_index: u32,
+    /// The host that it was opened for.
+    pub host: String,
     /// Its seven fields.
     pub config: ChannelConfig,
     /// May it buy?
@@ -59,24 +65,23 @@ pub struct PurseRow {
     pub ceiling: Usdc,
     /// The signature over `ceiling`; empty before the first.
     pub signature: Vec<u8>,
-    /// The purchase whose voucher is out, and its price.
-    pub held: Option<(String, Usdc)>,
+    /// The purchase whose voucher left last, while it is not known what that cost.
+    pub held: Option<String>,
     /// On chain, at a final block.
     pub chain: OnChain,
-    /// Unix seconds from which what was asked back can be had.
-    pub finalize_s: Option<u64>,
+    /// What came back of it.
+    pub returned: Usdc,
+    /// When it was opened or last paid, milliseconds.
+    pub used_ms: i64,
     /// Counts changes.
     pub version: u64,
     /// When it was opened, milliseconds.
     pub created_ms: i64,
 }
 
-/// Why a channel does not pay this purchase now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a channel does not pay now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPaid {
-    /// Another purchase's voucher is out.
-    #[error("the voucher of purchase {0} is out, and what it cost is not known")]
-    Held(String),
     /// Not enough in it.
     #[error("the channel lacks {0} USDC")]
     Short(Usdc),
@@ -109,10 +114,18 @@ pub enum Overcharge {
 impl PurseRow {
     /// A channel that is yet to be funded.
     #[must_use]
-    pub fn new(id: B256, agent: &AgentId, config: ChannelConfig, now_ms: i64) -> Self {
+    pub fn new(
+        id: B256,
+        (agent, key_index): (&AgentId, u32),
+        host: String,
+        config: ChannelConfig,
+        now_ms: i64,
+    ) -> Self {
         Self {
             id,
             agent: agent.clone(),
+            key_index,
+            host,
             config,
             state: PurseState::Open,
             charged: Usdc::ZERO,
@@ -120,7 +133,8 @@ impl PurseRow {
             signature: Vec::new(),
             held: None,
             chain: OnChain { read_ms: now_ms, ..OnChain::default() },
-            finalize_s: None,
+            returned: Usdc::ZERO,
+            used_ms: now_ms,
             version: 0,
             created_ms: now_ms,
         }
@@ -132,18 +146,13 @@ impl PurseRow {
         self.chain.balance.saturating_sub(self.charged)
     }
 
-    /// Returns the total that a voucher for `purchase` has to say; asked again, the same.
+    /// Returns the total that a voucher for a purchase at `price` has to say.
     ///
     /// # Errors
     /// [`NotPaid`].
-    pub fn next(&self, purchase: &str, price: Usdc) -> Result<Usdc, NotPaid> {
-        if self.state != PurseState::Open {
+    pub fn next(&self, price: Usdc) -> Result<Usdc, NotPaid> {
+        if self.state != PurseState::Open || self.chain.withdraw_since_s.is_some() {
             return Err(NotPaid::Closing);
-        }
-        if let Some((other, _)) = &self.held
-            && other != purchase
-        {
-            return Err(NotPaid::Held(other.clone()));
         }
         let total = self.charged.saturating_add(price);
         if total > self.chain.balance {
@@ -153,21 +162,28 @@ impl PurseRow {
     }
 
     /// Notes that a voucher for `total` leaves with `purchase`. To be durable before it does.
-    pub fn hold(&mut self, purchase: &str, price: Usdc, total: Usdc, signature: &[u8]) {
+    pub fn hold(&mut self, purchase: &str, total: Usdc, signature: &[u8], now_ms: i64) {
         self.version += 1;
-        self.held = Some((purchase.to_owned(), price));
+        self.held = Some(purchase.to_owned());
+        self.used_ms = now_ms;
         if total >= self.ceiling {
             self.ceiling = total;
             self.signature = signature.to_vec();
         }
     }
 
-    /// Takes a receipt: what the purchase cost, and the seller's total where it says one.
+    /// Takes the receipt of the purchase whose voucher left last: what it cost of its price, and the
+    /// seller's total where it says one.
     ///
     /// # Errors
     /// [`Overcharge`]: sign nothing more, and ask for the rest back. What can be lost is what is signed.
-    pub fn charge(&mut self, charged: Usdc, total: Option<Usdc>) -> Result<(), Overcharge> {
-        let Some((_, price)) = self.held.take() else { return Ok(()) };
+    pub fn charge(
+        &mut self,
+        price: Usdc,
+        charged: Usdc,
+        total: Option<Usdc>,
+    ) -> Result<(), Overcharge> {
+        self.held = None;
         self.version += 1;
         let ours = self.charged.saturating_add(charged.min(price));
         self.charged = ours;
@@ -180,33 +196,35 @@ impl PurseRow {
         }
     }
 
-    /// Notes that the purchase was not charged, by the seller's own word with our signature under it.
-    pub fn free(&mut self) {
-        if self.held.take().is_some() {
-            self.version += 1;
-        }
-    }
-
-    /// Takes what the seller says was charged in all, where our own signature covers it: between what
-    /// we know for certain and what we signed. Answers with whether it was taken.
-    pub fn adopt(&mut self, total: Usdc) -> bool {
-        let least = self.charged.max(self.chain.claimed);
-        if total < least || total > self.ceiling {
-            return false;
+    /// Takes what the seller says was charged in all, where our own signature over `signed` covers it.
+    /// Answers with what it charged beyond our count; `None` if that is nothing, or no such thing can be.
+    pub fn adopt(&mut self, total: Usdc, (signed, signature): (Usdc, &[u8])) -> Option<Usdc> {
+        if total <= self.charged || total > signed {
+            return None;
         }
         self.version += 1;
+        let more = total.saturating_sub(self.charged);
         self.charged = total;
         self.held = None;
-        true
+        // Signed by us and forgotten: the store is older than the channel.
+        if signed > self.ceiling {
+            self.ceiling = signed;
+            self.signature = signature.to_vec();
+        }
+        Some(more)
     }
 
-    /// Notes what the hub says.
-    pub fn seen(&mut self, chain: OnChain) {
+    /// Notes what the hub says. Answers with what was claimed beyond our count: it was charged, whoever
+    /// forgot it.
+    pub fn seen(&mut self, chain: OnChain) -> Usdc {
         self.version += 1;
+        let back = self.chain.balance.saturating_sub(chain.balance);
+        self.returned = self.returned.saturating_add(back);
         self.chain = chain;
-        // Claimed with our signature: it counts, whoever forgot it.
-        self.charged = self.charged.max(chain.claimed).min(self.ceiling.max(chain.claimed));
+        let more = chain.claimed.saturating_sub(self.charged);
+        self.charged = self.charged.max(chain.claimed);
         self.ceiling = self.ceiling.max(self.charged);
+        more
     }
 }
 
@@ -230,37 +248,42 @@ mod tests {
             withdraw_delay: 900,
             salt: B256::ZERO,
         };
-        let mut purse = PurseRow::new(B256::repeat_byte(9), &"buyer".parse().unwrap(), config, 0);
+        let buyer = "buyer".parse().unwrap();
+        let mut purse =
+            PurseRow::new(B256::repeat_byte(9), (&buyer, 0), "a.example".into(), config, 0);
         purse.seen(OnChain { balance: usdc(balance), ..OnChain::default() });
         purse
     }
 
     #[test]
-    fn one_voucher_is_out_at_a_time_and_a_repeat_is_the_same() {
+    fn a_voucher_is_over_what_was_charged_and_the_price() {
         let mut purse = purse(100);
-        let total = purse.next("a", usdc(30)).unwrap();
-        purse.hold("a", usdc(30), total, &[1]);
-        assert_eq!(purse.next("a", usdc(30)), Ok(total));
-        assert_eq!(purse.next("b", usdc(30)), Err(NotPaid::Held("a".into())));
-        purse.charge(usdc(20), Some(usdc(20))).unwrap();
-        assert_eq!(purse.next("b", usdc(30)), Ok(usdc(50)));
-        assert_eq!(purse.next("b", usdc(81)), Err(NotPaid::Short(usdc(1))));
+        let total = purse.next(usdc(30)).unwrap();
+        purse.hold("a", total, &[1], 0);
+        purse.charge(usdc(30), usdc(20), Some(usdc(20))).unwrap();
+        assert_eq!(purse.next(usdc(30)), Ok(usdc(50)));
+        assert_eq!(purse.next(usdc(81)), Err(NotPaid::Short(usdc(1))));
         assert_eq!(purse.left(), usdc(80));
+        // What is lost is left out of the next, and the highest signature stays in mind.
+        purse.hold("b", usdc(50), &[2], 0);
+        assert_eq!(purse.next(usdc(10)), Ok(usdc(30)));
+        purse.hold("c", usdc(30), &[3], 0);
+        assert_eq!((purse.ceiling, purse.signature.as_slice()), (usdc(50), [2].as_slice()));
     }
 
     #[test]
     fn a_seller_that_takes_more_is_found_out() {
         let start = || {
             let mut purse = purse(100);
-            purse.hold("a", usdc(10), usdc(10), &[1]);
+            purse.hold("a", usdc(10), &[1], 0);
             purse
         };
-        let more = start().charge(usdc(11), None);
+        let more = start().charge(usdc(10), usdc(11), None);
         assert_eq!(more, Err(Overcharge::Price { charged: usdc(11), price: usdc(10) }));
-        let other = start().charge(usdc(10), Some(usdc(12)));
+        let other = start().charge(usdc(10), usdc(10), Some(usdc(12)));
         assert_eq!(other, Err(Overcharge::Total { theirs: usdc(12), ours: usdc(10) }));
         let mut greedy = start();
-        let _ = greedy.charge(usdc(99), None);
+        let _ = greedy.charge(usdc(10), usdc(99), None);
         // No more than what was signed can be lost, and that is what counts.
         assert_eq!((greedy.charged, greedy.ceiling), (usdc(10), usdc(10)));
     }
@@ -268,13 +291,28 @@ mod tests {
     #[test]
     fn a_lie_about_the_total_is_not_adopted() {
         let mut purse = purse(100);
-        purse.hold("a", usdc(10), usdc(10), &[1]);
-        assert!(!purse.adopt(usdc(11)), "more than was signed");
-        assert!(purse.adopt(usdc(10)));
-        assert!(!purse.adopt(usdc(9)), "less than is known");
-        purse.hold("b", usdc(5), usdc(15), &[2]);
-        purse.seen(OnChain { claimed: usdc(15), ..purse.chain });
-        assert!(!purse.adopt(usdc(12)), "less than was claimed");
+        purse.hold("a", usdc(10), &[1], 0);
+        assert_eq!(purse.adopt(usdc(11), (usdc(10), &[1])), None, "more than was signed");
+        assert_eq!(purse.adopt(usdc(0), (usdc(10), &[1])), None, "nothing new");
+        assert_eq!(purse.adopt(usdc(10), (usdc(10), &[1])), Some(usdc(10)));
+        assert_eq!(purse.adopt(usdc(9), (usdc(10), &[1])), None, "less than is known");
+        purse.hold("b", usdc(15), &[2], 0);
+        assert_eq!(purse.seen(OnChain { claimed: usdc(15), ..purse.chain }), usdc(5));
+        assert_eq!(purse.adopt(usdc(12), (usdc(15), &[2])), None, "less than was claimed");
         assert_eq!(purse.charged, usdc(15));
+        // An older store: our own signature says what was signed.
+        assert_eq!(purse.adopt(usdc(40), (usdc(50), &[3])), Some(usdc(25)));
+        assert_eq!((purse.charged, purse.ceiling), (usdc(40), usdc(50)));
+    }
+
+    #[test]
+    fn what_comes_back_is_counted() {
+        let mut purse = purse(100);
+        purse.hold("a", usdc(10), &[1], 0);
+        purse.charge(usdc(10), usdc(10), None).unwrap();
+        let claimed = OnChain { claimed: usdc(10), ..purse.chain };
+        assert_eq!(purse.seen(claimed), Usdc::ZERO);
+        purse.seen(OnChain { balance: usdc(10), ..claimed });
+        assert_eq!((purse.returned, purse.left()), (usdc(90), Usdc::ZERO));
     }
 }

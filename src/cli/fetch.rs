@@ -211,6 +211,13 @@ fn receipt_text(receipt: &Receipt) -> String {
         ("scheme", receipt.scheme.clone()),
         ("key", receipt.idempotency_key.clone()),
     ];
+    if let Some(channel) = &receipt.channel {
+        fields.push(("channel", channel.id.to_string()));
+        if let Some(charged) = channel.charged {
+            fields.push(("charged", format!("{charged} USDC")));
+        }
+        fields.push(("left in it", format!("{} USDC", channel.left)));
+    }
     if let Some(transaction) = receipt.transaction {
         fields.push(("transaction", transaction.to_string()));
     }

@@ -163,6 +163,8 @@ pub struct FetchLimits {
     pub day: Usdc,
     /// Most that the agent's float may hold; `None`: it has none.
     pub float: Option<Usdc>,
+    /// Most that one deposit into a channel to a seller gives; `None`: it pays through no channel.
+    pub channel: Option<Usdc>,
     /// The loop breaker of calls.
     pub loops: FetchLoops,
 }
@@ -337,6 +339,7 @@ impl Policy {
                 host_day: fetch.host_day.0,
                 day: fetch.day.0,
                 float: fetch.float.map(|cap| cap.0),
+                channel: fetch.channel.map(|most| most.0).filter(|most| !most.is_zero()),
                 loops: fetch.loops.map_or_else(FetchLoops::default, |loops| FetchLoops {
                     same_call: loops.same_call.0,
                     failures: loops.failures.0,
@@ -485,6 +488,7 @@ struct FetchTable {
     host_day: Amount,
     day: Amount,
     float: Option<Amount>,
+    channel: Option<Amount>,
     loops: Option<FetchLoopsTable>,
 }
 

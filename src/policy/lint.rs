@@ -275,6 +275,22 @@ impl Lint<'_> {
         if fetch.per_call.is_zero() {
             self.error("fetch", "per_call", "0: the agent can pay for no call");
         }
+        if let Some(channel) = fetch.channel {
+            if channel < fetch.per_call {
+                let message = format!(
+                    "below fetch.per_call ({}), which one deposit then cannot pay",
+                    fetch.per_call
+                );
+                self.error("fetch", "channel", message);
+            }
+            let ceiling = self.policy.limits.ceiling;
+            if channel > ceiling {
+                let message = format!(
+                    "above limits.ceiling ({ceiling}): no deposit is made, for none is approved"
+                );
+                self.error("fetch", "channel", message);
+            }
+        }
         let Some(float) = fetch.float else { return };
         if float < fetch.per_call {
             let message =

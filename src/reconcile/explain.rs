@@ -156,7 +156,8 @@ async fn signed(store: &Store) -> Result<Signed, StoreError> {
                 | Manifest::Escrow { .. }
                 | Manifest::Settlement { .. }
                 | Manifest::Cancel
-                | Manifest::Claim { .. },
+                | Manifest::Claim { .. }
+                | Manifest::Closing { .. },
             ) => {}
             Err(error) => return Err(StoreError::corrupt("tx.manifest", error)),
         }

@@ -9,7 +9,7 @@ use super::{
     Store, StoreError, Tx,
     many::Many,
     parse,
-    payment::{json, narrow_amount, to_json, unsigned},
+    payment::{json, narrow, narrow_amount, to_json, unsigned},
 };
 use crate::{
     channel::{
@@ -126,8 +126,9 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
 macro_rules! select_purse {
     ($rest:literal) => {
         concat!(
-            "SELECT id, agent_id, config, state, charged, ceiling, signature, held_by, held_price, ",
-            "balance, claimed, finalize_s, read_ms, version, created_ms FROM purse ",
+            "SELECT id, agent_id, config, state, charged, ceiling, signature, held_by, balance, ",
+            "claimed, withdraw_since_s, read_ms, version, created_ms, key_index, host, returned, ",
+            "used_ms FROM purse ",
             $rest
         )
     };
@@ -137,10 +138,11 @@ fn read_purse(row: &AnyRow) -> Result<PurseRow, StoreError> {
     let text = |index: usize| row.try_get::<String, _>(index);
     let int = |index: usize| row.try_get::<i64, _>(index);
     let (state, signature) = (text(3)?, text(6)?);
-    let price = narrow_amount(int(8)?)?;
     Ok(PurseRow {
         id: parse("purse.id", &text(0)?)?,
         agent: parse("purse.agent_id", &text(1)?)?,
+        key_index: narrow("purse.key_index", int(14)?)?,
+        host: text(15)?,
         config: json("purse.config", &text(2)?)?,
         state: PurseState::from_name(&state)
             .ok_or_else(|| StoreError::corrupt("purse.state", &state))?,
@@ -148,19 +150,21 @@ fn read_purse(row: &AnyRow) -> Result<PurseRow, StoreError> {
         ceiling: narrow_amount(int(5)?)?,
         signature: hex::decode(&signature)
             .map_err(|_| StoreError::corrupt("purse.signature", &signature))?,
-        held: row.try_get::<Option<String>, _>(7)?.map(|by| (by, price)),
+        held: row.try_get(7)?,
         chain: OnChain {
-            balance: narrow_amount(int(9)?)?,
-            claimed: narrow_amount(int(10)?)?,
-            read_ms: int(12)?,
+            balance: narrow_amount(int(8)?)?,
+            claimed: narrow_amount(int(9)?)?,
+            withdraw_since_s: row
+                .try_get::<Option<i64>, _>(10)?
+                .map(|at| unsigned("purse.withdraw_since_s", at))
+                .transpose()?,
+            read_ms: int(11)?,
             ..OnChain::default()
         },
-        finalize_s: row
-            .try_get::<Option<i64>, _>(11)?
-            .map(|at| unsigned("purse.finalize_s", at))
-            .transpose()?,
-        version: unsigned("purse.version", int(13)?)?,
-        created_ms: int(14)?,
+        returned: narrow_amount(int(16)?)?,
+        used_ms: int(17)?,
+        version: unsigned("purse.version", int(12)?)?,
+        created_ms: int(13)?,
     })
 }
 
@@ -207,6 +211,41 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(read_purse).collect()
+    }
+
+    /// Reads the wallet's own channels that are not closed, by id, at most `limit`, from after `after` on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purses_live(
+        &self,
+        after: Option<B256>,
+        limit: u32,
+    ) -> Result<Vec<PurseRow>, StoreError> {
+        let rows = sqlx::query(select_purse!(
+            "WHERE state <> 'closed' AND id > $1 ORDER BY id LIMIT $2"
+        ))
+        .bind(after.map(|id| id.to_string()).unwrap_or_default())
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_purse).collect()
+    }
+
+    /// Is a deposit into one of the wallet's own channels on its way?
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_funding(&self, id: B256) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT id FROM payment WHERE channel_id = $1
+               AND state IN ('awaiting_approval', 'queued', 'signed', 'broadcast', 'included')
+             LIMIT 1",
+        )
+        .bind(id.to_string())
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(row.is_some())
     }
 
     /// Reads a channel.
@@ -297,20 +336,36 @@ impl Tx {
     /// [`StoreError`].
     pub async fn open_purse(&mut self, purse: &PurseRow) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO purse (id, agent_id, receiver, config, state, charged, ceiling, signature,
-               held_price, balance, claimed, read_ms, version, created_ms)
-             VALUES ($1, $2, $3, $4, $5, 0, 0, '', 0, 0, 0, $6, 0, $7) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO purse (id, agent_id, key_index, host, receiver, config, state, charged,
+               ceiling, signature, balance, claimed, returned, used_ms, read_ms, version, created_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, '', 0, 0, 0, $8, $9, 0, $10)
+             ON CONFLICT (id) DO NOTHING",
         )
         .bind(purse.id.to_string())
         .bind(purse.agent.as_str())
+        .bind(i64::from(purse.key_index))
+        .bind(&purse.host)
         .bind(purse.config.receiver.to_string())
         .bind(to_json("purse.config", &purse.config)?)
         .bind(purse.state.as_str())
+        .bind(purse.used_ms)
         .bind(purse.chain.read_ms)
         .bind(purse.created_ms)
         .execute(&mut *self.inner)
         .await?;
         Ok(())
+    }
+
+    /// Reads a channel of the wallet's own inside the transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purse(&mut self, id: B256) -> Result<Option<PurseRow>, StoreError> {
+        let row = sqlx::query(select_purse!("WHERE id = $1"))
+            .bind(id.to_string())
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        row.as_ref().map(read_purse).transpose()
     }
 
     /// Keeps a channel of the wallet's own as it is now. Answers `false`, and keeps nothing, if it has
@@ -319,28 +374,25 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn put_purse(&mut self, purse: &PurseRow, read: u64) -> Result<bool, StoreError> {
-        let (held_by, held_price) = match &purse.held {
-            Some((by, price)) => (Some(by.as_str()), *price),
-            None => (None, Usdc::ZERO),
-        };
         let done = sqlx::query(
             "UPDATE purse SET state = $2, charged = $3, ceiling = $4, signature = $5, held_by = $6,
-               held_price = $7, balance = $8, claimed = $9, finalize_s = $10, read_ms = $11,
-               version = $12
-             WHERE id = $1 AND version = $13",
+               balance = $7, claimed = $8, withdraw_since_s = $9, read_ms = $10, version = $11,
+               returned = $12, used_ms = $13
+             WHERE id = $1 AND version = $14",
         )
         .bind(purse.id.to_string())
         .bind(purse.state.as_str())
         .bind(purse.charged.as_i64())
         .bind(purse.ceiling.as_i64())
         .bind(hex::encode(&purse.signature))
-        .bind(held_by.map(str::to_owned))
-        .bind(held_price.as_i64())
+        .bind(&purse.held)
         .bind(purse.chain.balance.as_i64())
         .bind(purse.chain.claimed.as_i64())
-        .bind(purse.finalize_s.map(u64::cast_signed))
+        .bind(purse.chain.withdraw_since_s.map(u64::cast_signed))
         .bind(purse.chain.read_ms)
         .bind(purse.version.cast_signed())
+        .bind(purse.returned.as_i64())
+        .bind(purse.used_ms)
         .bind(read.cast_signed())
         .execute(&mut *self.inner)
         .await?;

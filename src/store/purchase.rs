@@ -49,12 +49,16 @@ pub struct PurchaseRow {
     pub amount: Usdc,
     /// The authorization's nonce: the token takes it once.
     pub nonce: B256,
-    /// Unix seconds from which on the authorization is void.
+    /// Unix seconds from which on the authorization is void; [`PurchaseRow::ENDLESS`] of a voucher.
     pub valid_before_s: u64,
     /// The header that carries the payment.
     pub header_name: String,
     /// Its value: the signed payment.
     pub header_value: String,
+    /// The channel that pays it; none for an authorization.
+    pub channel: Option<B256>,
+    /// What it cost of a channel, once known: at most `amount`.
+    pub charged: Option<Usdc>,
     /// The agent's policy version on chain when it was decided.
     pub policy_version: u64,
     /// Where it stands.
@@ -96,7 +100,7 @@ macro_rules! select {
             "SELECT id, agent_id, idempotency_key, fingerprint, host, path, request, offer,
                payer_kind, payer, payee, amount, nonce, valid_before_s, header_name, header_value,
                policy_version, state, sends, note, response, tx_hash, block, since_block,
-               created_ms, updated_ms, block_time_s FROM purchase ",
+               created_ms, updated_ms, block_time_s, channel, charged FROM purchase ",
             $rest
         )
     };
@@ -120,7 +124,11 @@ pub(crate) struct Bought {
 const BOUGHT: &str =
     "SELECT CAST(COALESCE(SUM(CASE WHEN host = $2 THEN amount ELSE 0 END), 0) AS BIGINT),
             CAST(COALESCE(SUM(amount), 0) AS BIGINT)
-     FROM purchase WHERE agent_id = $1 AND created_ms > $3 AND state <> 'unpaid'";
+     FROM bought WHERE agent_id = $1 AND minute >= $3";
+
+/// Milliseconds of a minute, and minutes after which a sum is forgotten.
+const MINUTE_MS: i64 = 60_000;
+const KEPT_MINUTES: i64 = 3 * 1_440;
 
 const SIGNED_AWAY: &str = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM purchase
      WHERE payer = $1 AND state IN ('signed', 'unknown', 'reported')";
@@ -170,6 +178,8 @@ fn read(row: &AnyRow) -> Result<PurchaseRow, StoreError> {
             .try_get::<Option<i64>, _>(26)?
             .map(|time| unsigned("purchase.block_time_s", time))
             .transpose()?,
+        channel: maybe(27)?.map(|text| parse("purchase.channel", &text)).transpose()?,
+        charged: row.try_get::<Option<i64>, _>(28)?.map(narrow_amount).transpose()?,
     })
 }
 
@@ -223,7 +233,7 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Reads purchases whose fate on chain is open, oldest first, from the first one after `after`.
+    /// Reads authorizations whose fate on chain is open, oldest first, from the first one after `after`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -233,7 +243,8 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<PurchaseRow>, StoreError> {
         let rows = sqlx::query(select!(
-            "WHERE state IN ('signed', 'unknown', 'reported') AND id > $1 ORDER BY id LIMIT $2"
+            "WHERE state IN ('signed', 'unknown', 'reported') AND channel IS NULL AND id > $1
+             ORDER BY id LIMIT $2"
         ))
         .bind(after.map_or_else(String::new, |id| id.to_string()))
         .bind(i64::from(limit))
@@ -306,8 +317,8 @@ impl Store {
         host: &str,
         since_ms: i64,
     ) -> Result<FetchUsed, StoreError> {
-        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host).bind(since_ms);
-        read_used(&query.fetch_one(&self.readers).await?)
+        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host);
+        read_used(&query.bind(since_ms.div_euclid(MINUTE_MS)).fetch_one(&self.readers).await?)
     }
 
     /// Adds up what of a payer's money is signed away, as [`Tx::signed_away`] does.
@@ -356,7 +367,7 @@ impl Store {
     ) -> Result<(Vec<SettledPayment>, Vec<Bought>), StoreError> {
         let rows = sqlx::query(
             "SELECT id, nonce, payee, amount, tx_hash, block FROM purchase
-             WHERE payer = $1 AND state <> 'unpaid' ORDER BY id",
+             WHERE payer = $1 AND channel IS NULL AND state <> 'unpaid' ORDER BY id",
         )
         .bind(payer.to_string())
         .fetch_all(&self.readers)
@@ -382,6 +393,9 @@ impl Store {
 }
 
 impl PurchaseRow {
+    /// When a voucher ends: it never does.
+    pub const ENDLESS: u64 = i64::MAX as u64;
+
     /// Returns what of it the wallet's contract counts against its caps; `None` where it counts
     /// nothing.
     #[must_use]
@@ -390,13 +404,15 @@ impl PurchaseRow {
         counts.then_some(Facts { payee: self.payee, amount: self.amount, overrides: 0 })
     }
 
-    /// Where the money leaves and arrives, in the ledger.
-    fn transfer(&self) -> Result<(Transfer, [crate::ledger::Change; 2]), StoreError> {
+    /// Where the money leaves and arrives, in the ledger. A channel's left when it was funded.
+    fn transfer(&self) -> Result<Option<(Transfer, [crate::ledger::Change; 2])>, StoreError> {
         let debit = match self.payer_kind {
             PayerKind::Float => Account::Payee(self.payer),
             PayerKind::Coupon | PayerKind::Delegation => Account::Wallet,
+            PayerKind::Channel => return Ok(None),
         };
         Transfer::reserve(debit, Account::Payee(self.payee), self.amount)
+            .map(Some)
             .map_err(|error| StoreError::corrupt("ledger_transfer", error))
     }
 }
@@ -431,8 +447,8 @@ impl Tx {
         row.as_ref().map(read).transpose()
     }
 
-    /// Adds up what an agent bought since a time, from one host and from all: what was paid, and
-    /// what still can be.
+    /// Adds up what an agent bought since a time, its whole minute counted, from one host and from all:
+    /// what was paid, and what still can be.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -442,8 +458,8 @@ impl Tx {
         host: &str,
         since_ms: i64,
     ) -> Result<FetchUsed, StoreError> {
-        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host).bind(since_ms);
-        read_used(&query.fetch_one(&mut *self.inner).await?)
+        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host);
+        read_used(&query.bind(since_ms.div_euclid(MINUTE_MS)).fetch_one(&mut *self.inner).await?)
     }
 
     /// Adds up what of a payer's money is signed away and not known to be final.
@@ -463,9 +479,9 @@ impl Tx {
         sqlx::query(
             "INSERT INTO purchase (id, agent_id, idempotency_key, fingerprint, host, path, request,
                offer, payer_kind, payer, payee, amount, nonce, valid_before_s, header_name,
-               header_value, policy_version, state, since_block, created_ms, updated_ms)
+               header_value, policy_version, state, since_block, created_ms, updated_ms, channel)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-               $19, $20, $20)",
+               $19, $20, $20, $21)",
         )
         .bind(row.id.to_string())
         .bind(row.agent.as_str())
@@ -487,13 +503,60 @@ impl Tx {
         .bind(row.state.as_str())
         .bind(row.since_block.cast_signed())
         .bind(row.created_ms)
+        .bind(row.channel.map(|id| id.to_string()))
         .execute(&mut *self.inner)
         .await?;
         if let Some(facts) = row.facts() {
             self.say(Word::Held { agent: row.agent.clone(), facts });
         }
-        let (transfer, changes) = row.transfer()?;
+        self.add_bought(row, row.amount.as_i64()).await?;
+        let Some((transfer, changes)) = row.transfer()? else { return Ok(()) };
         self.reserve_one(&row.id.to_string(), &transfer, &changes, row.created_ms).await
+    }
+
+    /// Adds to the sums that limits are held against.
+    async fn add_bought(&mut self, row: &PurchaseRow, units: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO bought (agent_id, minute, host, amount) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (agent_id, minute, host) DO UPDATE SET amount = bought.amount + excluded.amount",
+        )
+        .bind(row.agent.as_str())
+        .bind(row.created_ms.div_euclid(MINUTE_MS))
+        .bind(&row.host)
+        .bind(units)
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Reads purchases by a channel of which it is not known what they cost, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purchases_in_doubt(
+        &mut self,
+        channel: B256,
+    ) -> Result<Vec<PurchaseRow>, StoreError> {
+        let rows = sqlx::query(select!(
+            "WHERE channel = $1 AND state IN ('signed', 'unknown') ORDER BY id LIMIT 200"
+        ))
+        .bind(channel.to_string())
+        .fetch_all(&mut *self.inner)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Gives a purchase by a channel a new voucher: the seller showed that the one before is void.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_voucher(&mut self, row: &PurchaseRow) -> Result<(), StoreError> {
+        sqlx::query("UPDATE purchase SET header_value = $2 WHERE id = $1 AND channel IS NOT NULL")
+            .bind(row.id.to_string())
+            .bind(&row.header_value)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
     }
 
     /// Moves a purchase on, with what may change at that. Answers `false` if it is not in `from` any
@@ -510,7 +573,7 @@ impl Tx {
         let answer = row.answer.as_ref();
         let done = sqlx::query(
             "UPDATE purchase SET state = $3, sends = $4, note = $5, response = $6, tx_hash = $7,
-               block = $8, updated_ms = $9, block_time_s = $10
+               block = $8, updated_ms = $9, block_time_s = $10, charged = $11
              WHERE id = $1 AND state = $2",
         )
         .bind(row.id.to_string())
@@ -523,12 +586,23 @@ impl Tx {
         .bind(row.block.map(u64::cast_signed))
         .bind(now_ms)
         .bind(row.block_time_s.map(u64::cast_signed))
+        .bind(row.charged.map(Usdc::as_i64))
         .execute(&mut *self.inner)
         .await?;
         if done.rows_affected() != 1 {
             return Ok(false);
         }
-        let (mut transfer, _) = row.transfer()?;
+        let freed = match row.state {
+            PurchaseState::Unpaid if from != PurchaseState::Unpaid => row.amount,
+            PurchaseState::Paid if from != PurchaseState::Paid => {
+                row.amount.saturating_sub(row.charged.unwrap_or(row.amount))
+            }
+            _ => Usdc::ZERO,
+        };
+        if !freed.is_zero() {
+            self.add_bought(row, -freed.as_i64()).await?;
+        }
+        let Some((mut transfer, _)) = row.transfer()? else { return Ok(true) };
         let fault = |error| StoreError::corrupt("ledger_transfer", error);
         let end = match row.state {
             PurchaseState::Paid if from != PurchaseState::Paid => {
@@ -566,6 +640,18 @@ impl Tx {
         .bind(before_ms)
         .execute(&mut *self.inner)
         .await?;
+        Ok(())
+    }
+
+    /// Forgets sums that no limit looks at any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_bought(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM bought WHERE minute < $1")
+            .bind(now_ms.div_euclid(MINUTE_MS) - KEPT_MINUTES)
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 }

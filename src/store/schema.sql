@@ -47,6 +47,7 @@ CREATE TABLE payment (
 );
 CREATE INDEX payment_by_agent ON payment (agent_id, id);
 CREATE INDEX payment_by_tx ON payment (tx_id) WHERE tx_id IS NOT NULL;
+CREATE INDEX payment_funding ON payment (channel_id) WHERE channel_id IS NOT NULL;
 CREATE INDEX payment_by_invoice ON payment (payee, invoice) WHERE invoice IS NOT NULL;
 CREATE INDEX payment_queued ON payment (not_before_ms) WHERE state = 'queued';
 CREATE INDEX payment_waiting ON payment (created_ms) WHERE state = 'awaiting_approval';
@@ -228,7 +229,8 @@ CREATE TABLE settlement (
 CREATE INDEX settlement_failed ON settlement (origin, updated_ms) WHERE failures > 0;
 
 -- One call that was paid over HTTP 402, with its one authorization: signed and stored before the
--- seller sees it. Its id is a payment's, its ledger row stands under it.
+-- seller sees it. Its id is a payment's, its ledger row stands under it. `channel` is the purse that paid
+-- it, whose deposit stands in the ledger; `charged` is what it cost of `amount`.
 CREATE TABLE purchase (
   id              TEXT PRIMARY KEY,
   agent_id        TEXT NOT NULL,
@@ -246,6 +248,8 @@ CREATE TABLE purchase (
   valid_before_s  BIGINT NOT NULL,
   header_name     TEXT NOT NULL,
   header_value    TEXT NOT NULL,
+  channel         TEXT,
+  charged         BIGINT,
   policy_version  BIGINT NOT NULL,
   state           TEXT NOT NULL,
   sends           BIGINT NOT NULL DEFAULT 0,
@@ -260,13 +264,26 @@ CREATE TABLE purchase (
   UNIQUE (agent_id, idempotency_key),
   UNIQUE (payer, nonce)
 );
-CREATE INDEX purchase_by_host ON purchase (agent_id, host, created_ms);
+CREATE INDEX purchase_by_host ON purchase (agent_id, host, payer_kind, created_ms);
 CREATE INDEX purchase_by_agent ON purchase (agent_id, id);
 CREATE INDEX purchase_recent ON purchase (created_ms);
-CREATE INDEX purchase_open ON purchase (id) WHERE state IN ('signed', 'unknown', 'reported');
+CREATE INDEX purchase_open ON purchase (id)
+  WHERE state IN ('signed', 'unknown', 'reported') AND channel IS NULL;
+CREATE INDEX purchase_in_doubt ON purchase (channel, id)
+  WHERE state IN ('signed', 'unknown') AND channel IS NOT NULL;
 CREATE INDEX purchase_by_hash ON purchase (tx_hash) WHERE state = 'paid';
 CREATE INDEX purchase_counted ON purchase (block_time_s)
   WHERE state = 'paid' AND payer_kind = 'erc7710';
+
+-- What agents bought, or still may have, by host and minute (since 1970, UTC): the sums that limits are held
+-- against. A purchase counts in the minute in which it was signed.
+CREATE TABLE bought (
+  agent_id TEXT NOT NULL,
+  minute   BIGINT NOT NULL,
+  host     TEXT NOT NULL,
+  amount   BIGINT NOT NULL,
+  PRIMARY KEY (agent_id, minute, host)
+);
 
 -- What the paywall sold: one row a payment that was verified. `payment` names it as the facilitator does,
 -- `identifier` is the buyer's name for it while the sale lives, `proof` what it showed that no chain shows.
@@ -430,10 +447,12 @@ CREATE TABLE earning (
 CREATE INDEX earning_owed ON earning (receiver, day, route) WHERE booked < amount;
 
 -- Channels of the wallet's own, out of which an agent buys. What was charged and signed is the payer's own
--- count; `held_by` is the purchase whose voucher has left and whose charge is not known yet.
+-- count; `held_by` is the purchase whose voucher left last, while it is not known what that cost.
 CREATE TABLE purse (
   id           TEXT PRIMARY KEY,
   agent_id     TEXT NOT NULL,
+  key_index    BIGINT NOT NULL,
+  host         TEXT NOT NULL,
   receiver     TEXT NOT NULL,
   config       TEXT NOT NULL,
   state        TEXT NOT NULL,
@@ -441,12 +460,14 @@ CREATE TABLE purse (
   ceiling      BIGINT NOT NULL,
   signature    TEXT NOT NULL,
   held_by      TEXT,
-  held_price   BIGINT NOT NULL,
   balance      BIGINT NOT NULL,
   claimed      BIGINT NOT NULL,
-  finalize_s   BIGINT,
+  returned     BIGINT NOT NULL,
+  withdraw_since_s BIGINT,
+  used_ms      BIGINT NOT NULL,
   read_ms      BIGINT NOT NULL,
   version      BIGINT NOT NULL,
   created_ms   BIGINT NOT NULL
 );
 CREATE INDEX purse_of_agent ON purse (agent_id, receiver) WHERE state <> 'closed';
+CREATE INDEX purse_live ON purse (id) WHERE state <> 'closed';

@@ -33,10 +33,12 @@ pub enum TxKind {
     Cancel,
     /// `claimPackedWithSignature` and `settle`: what channels owe us.
     Claim,
+    /// `closeChannel` or `finishChannel`: what is left in a channel of ours.
+    Closing,
 }
 
 impl TxKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Batch,
         Self::Approved,
         Self::Tighten,
@@ -48,6 +50,7 @@ impl TxKind {
         Self::Settlement,
         Self::Cancel,
         Self::Claim,
+        Self::Closing,
     ];
 
     /// Returns the stored name.
@@ -65,6 +68,7 @@ impl TxKind {
             Self::Settlement => "settlement",
             Self::Cancel => "cancel",
             Self::Claim => "claim",
+            Self::Closing => "closing",
         }
     }
 }

@@ -553,7 +553,8 @@ async fn fates(
         | Manifest::Escrow { .. }
         | Manifest::Settlement { .. }
         | Manifest::Cancel
-        | Manifest::Claim { .. } => return Ok(fates),
+        | Manifest::Claim { .. }
+        | Manifest::Closing { .. } => return Ok(fates),
     };
     let logs = mined
         .receipt

@@ -56,6 +56,8 @@ pub(crate) enum Manifest {
     Cancel,
     /// Vouchers of these channels, claimed and paid out.
     Claim { channels: Vec<B256> },
+    /// `closeChannel` or `finishChannel`.
+    Closing { channel: B256 },
 }
 
 /// One agent's batch in a `payBatch` call.
