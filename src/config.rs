@@ -532,6 +532,8 @@ impl Config {
             86_400,
             "use 15 to 86400",
         )?;
+        let close_after = self.channels.close_after_s;
+        range("channels.close_after_s", close_after, 60, 31_536_000, "use 60 to 31536000")?;
         range("hung_after_s", self.hung_after_s, 1, 86_400, "use 1 to 86400")?;
         range("submit.lease_s", self.submit.lease_s, 2, 300, "use 2 to 300")?;
         range(
