@@ -109,6 +109,7 @@ fn routes() -> OpenApiRouter<caller::Api> {
         .routes(routes!(operator::status))
         .routes(routes!(channel::list))
         .routes(routes!(channel::claim))
+        .routes(routes!(channel::close))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::enable))

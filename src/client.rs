@@ -23,8 +23,8 @@ use crate::{
     payment::{Payee, PaymentId, PaymentRequest, State},
     view::{
         AgentView, ApprovalView, ChannelsView, ClaimsView, DeliveryView, PaymentPage, PaymentView,
-        Permissions, ProposalView, ProposeBody, RejectBody, ReplayBody, SignatureBody, Simulation,
-        StatusView, TightenOrder, WalletView, WebhookView,
+        Permissions, ProposalView, ProposeBody, PurseView, RejectBody, ReplayBody, SignatureBody,
+        Simulation, StatusView, TightenOrder, WalletView, WebhookView,
     },
 };
 
@@ -442,6 +442,14 @@ impl OperatorClient {
     /// [`ClientError`].
     pub async fn channels(&self) -> Result<ChannelsView, ClientError> {
         self.get("/v1/operator/channels".to_owned()).await
+    }
+
+    /// Closes one of the wallet's own channels.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn close_channel(&self, id: B256) -> Result<PurseView, ClientError> {
+        self.bare(format!("/v1/operator/channels/{id}/close")).await
     }
 
     /// Claims now what channels owe.

@@ -47,9 +47,9 @@ use crate::{
     submit::{Flight, Flights, broadcast},
     view::{
         AgentView, AlertView, ApprovalView, ChannelsView, ClaimsView, DeliveryState, DeliveryView,
-        PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody, QueueView, ReplayBody,
-        SignatureBody, Simulation, StatusView, TightenOrder, WaitKind, WaitView, WalletView,
-        WebhookView,
+        PaymentPage, PaymentView, Permissions, ProposalView, ProposeBody, PurseView, QueueView,
+        ReplayBody, SignatureBody, Simulation, StatusView, TightenOrder, WaitKind, WaitView,
+        WalletView, WebhookView,
     },
 };
 
@@ -1066,6 +1066,17 @@ impl Engine {
     /// `unavailable`.
     pub async fn channels(&self) -> Result<ChannelsView, Refusal> {
         Ok(channel::show::all(&self.inner).await?)
+    }
+
+    /// Closes one of the wallet's own channels on an operator's word.
+    ///
+    /// # Errors
+    /// `not_found`; `conflict` while a deposit is on its way into it.
+    pub async fn close_channel(&self, id: B256, operator: Address) -> Result<PurseView, Refusal> {
+        let closed = self
+            .whole(|inner| async move { buyer::purses::close(&inner, id, operator).await })
+            .await?;
+        Ok(channel::show::purse(&closed))
     }
 
     /// Claims now what channels owe.

@@ -21,8 +21,8 @@ use crate::{
     refusal::{Code, Refusal},
     view::{
         AgentView, ApprovalView, ChannelsView, ClaimsView, DeliveryView, PaymentPage, PaymentView,
-        Permissions, ProposalView, ProposeBody, ReplayBody, SignatureBody, Simulation, StatusView,
-        TightenOrder, WalletView, WebhookView,
+        Permissions, ProposalView, ProposeBody, PurseView, ReplayBody, SignatureBody, Simulation,
+        StatusView, TightenOrder, WalletView, WebhookView,
     },
     x402::FacilitatorRequest,
 };
@@ -435,6 +435,10 @@ impl Operator {
 
     pub(super) async fn channels(self) -> Result<ChannelsView, Refusal> {
         self.engine.channels().await
+    }
+
+    pub(super) async fn close_channel(self, id: B256) -> Result<PurseView, Refusal> {
+        self.engine.close_channel(id, self.address).await
     }
 
     pub(super) async fn claim_channels(self) -> Result<ClaimsView, Refusal> {

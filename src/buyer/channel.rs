@@ -51,9 +51,11 @@ const LOOK: Duration = Duration::from_millis(150);
 /// Seconds that the nonce of a deposit's request is remembered.
 const CLAIM_S: u64 = 60;
 
+type Lane = Arc<AsyncMutex<()>>;
+
 /// Turns at the channels of one agent to one seller.
 #[derive(Default)]
-pub(super) struct Lanes(Mutex<HashMap<(AgentId, Address), Arc<AsyncMutex<()>>>>);
+pub(super) struct Lanes(Mutex<HashMap<(AgentId, Address), Lane>>);
 
 impl Lanes {
     /// Waits for a turn.
@@ -324,8 +326,11 @@ impl Way<'_> {
         let read = purse.version;
         let voucher = sign(self.inner, &mut purse, purchase, price)?;
         if !tx.put_purse(&purse, read).await? {
-            return Err(Refusal::new(Code::Unavailable, "the channel was changed at the same time")
-                .retry_after(1));
+            return Err(Refusal::new(
+                Code::Unavailable,
+                "the channel was changed at the same time",
+            )
+            .retry_after(1));
         }
         Ok(voucher)
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use alloy::{
-    primitives::{B256, Bytes, U256},
+    primitives::{Address, B256, Bytes, U256},
     signers::SignerSync as _,
     sol_types::SolCall as _,
 };
@@ -80,11 +80,11 @@ pub(crate) async fn look(inner: &Inner) -> Result<(), EngineError> {
 
 /// Channels of which a step is on its way.
 fn under_way(inner: &Inner) -> BTreeSet<B256> {
-    let closing = |flight: crate::submit::Flight| match serde_json::from_str(&flight.open.tx.manifest)
-    {
-        Ok(Manifest::Closing { channel }) => Some(channel),
-        _ => None,
-    };
+    let closing =
+        |flight: crate::submit::Flight| match serde_json::from_str(&flight.open.tx.manifest) {
+            Ok(Manifest::Closing { channel }) => Some(channel),
+            _ => None,
+        };
     let all = inner.flights.all().into_iter();
     all.filter(|flight| flight.open.tx.kind == TxKind::Closing).filter_map(closing).collect()
 }
@@ -161,7 +161,9 @@ async fn note(
     }
     let (read, mut drafts) = (row.version, Vec::new());
     let more = row.seen(chain);
-    if !more.is_zero() && !tally::charge_earlier(inner, &mut tx, &row, None, more, &mut drafts).await? {
+    if !more.is_zero()
+        && !tally::charge_earlier(inner, &mut tx, &row, None, more, &mut drafts).await?
+    {
         // Signed for a call that was not charged when it ended: the seller took it all the same.
         row.state = PurseState::Closing;
         let draft = story(EventKind::X402Overcharged, &row).and("more", json!(more));
@@ -195,9 +197,8 @@ async fn step(inner: &Inner, row: &PurseRow) -> Result<(), EngineError> {
     if row.state != PurseState::Closing {
         return Ok(());
     }
-    let calldata = match row.chain.withdraw_since_s {
-        Some(since_s) => {
-            let from_s = since_s.saturating_add(row.config.withdraw_delay.into());
+    let calldata = match row.home_s() {
+        Some(from_s) => {
             if inner.head_time_s() <= from_s {
                 return Ok(());
             }
@@ -242,7 +243,7 @@ async fn step(inner: &Inner, row: &PurseRow) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// `not_found`; `conflict` while a deposit is on its way into it.
-pub(crate) async fn close(inner: &Inner, id: B256, operator: &str) -> Result<PurseRow, Refusal> {
+pub(crate) async fn close(inner: &Inner, id: B256, operator: Address) -> Result<PurseRow, Refusal> {
     let missing =
         || Refusal::new(Code::NotFound, format!("the wallet pays through no channel {id}"));
     let mut tx = inner.store.begin().await?;
@@ -263,7 +264,7 @@ pub(crate) async fn close(inner: &Inner, id: B256, operator: &str) -> Result<Pur
             .retry_after(1));
     }
     let mut draft = story(EventKind::PurseClosing, &row).and("why", json!("an operator closed it"));
-    operator.clone_into(&mut draft.actor);
+    draft.actor = format!("operator:{operator}");
     tx.append_audit(&[draft], inner.clock.now_ms()).await?;
     tx.commit().await?;
     Ok(row)

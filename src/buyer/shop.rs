@@ -676,7 +676,10 @@ impl Purchase<'_> {
         if now.channel.is_some() && now.state.is_terminal() && !from.is_terminal() {
             tally::note_end(inner, &now, &mut drafts);
         }
-        if cost != Cost::Again && now.state == PurchaseState::Unknown && from != PurchaseState::Unknown {
+        if cost != Cost::Again
+            && now.state == PurchaseState::Unknown
+            && from != PurchaseState::Unknown
+        {
             drafts.push(story(EventKind::X402Unknown, &now).and("note", json!(now.note)));
         }
         if let Some(kind) = told.kind {

@@ -79,8 +79,11 @@ impl Word {
         let narrow = |units: u128| u64::try_from(units).ok().and_then(Usdc::from_units);
         let total = u128::try_from(state.charged_cumulative_amount?).ok().and_then(narrow)?;
         let signed = narrow(proof.signed_max_claimable)?;
-        (state.channel_id == channel)
-            .then(|| Self::Behind { total, signed, signature: proof.signature.to_vec() })
+        (state.channel_id == channel).then(|| Self::Behind {
+            total,
+            signed,
+            signature: proof.signature.to_vec(),
+        })
     }
 }
 

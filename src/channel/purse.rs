@@ -146,6 +146,13 @@ impl PurseRow {
         self.chain.balance.saturating_sub(self.charged)
     }
 
+    /// From when on, in unix seconds, what was asked back can be had.
+    #[must_use]
+    pub fn home_s(&self) -> Option<u64> {
+        let since_s = self.chain.withdraw_since_s?;
+        Some(since_s.saturating_add(self.config.withdraw_delay.into()))
+    }
+
     /// Returns the total that a voucher for a purchase at `price` has to say.
     ///
     /// # Errors

@@ -68,7 +68,8 @@ fn meter(row: &MeterRow) -> MeterView {
     }
 }
 
-fn purse(row: &PurseRow) -> PurseView {
+/// Shows one of the wallet's own.
+pub(crate) fn purse(row: &PurseRow) -> PurseView {
     PurseView {
         channel: row.id,
         agent: row.agent.clone(),
@@ -79,7 +80,7 @@ fn purse(row: &PurseRow) -> PurseView {
         signed: row.ceiling,
         claimed: row.chain.claimed,
         left: row.left(),
-        comes_home_at: row.finalize_s.map(seconds),
+        comes_home_at: row.home_s().map(seconds),
         created_at: clock::at_ms(row.created_ms),
     }
 }

@@ -1,5 +1,6 @@
 //! `bursar channels`: who pays us by vouchers, what that owes, and what the wallet pays through.
 
+use alloy::primitives::B256;
 use clap::{Args as ClapArgs, Subcommand};
 
 use super::{
@@ -19,6 +20,7 @@ use crate::view::{ChannelsView, ClaimsView, MeterView, PurseView};
 #[command(after_help = "Examples:\n\
     \x20 bursar channels --keystore alice.json\n\
     \x20 bursar channels claim --keystore alice.json\n\
+    \x20 bursar channels close 0x7f…c2 --keystore alice.json\n\
     \x20 bursar channels --json --keystore alice.json | jq .owed")]
 pub struct Args {
     #[command(subcommand)]
@@ -30,11 +32,22 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Claim(Claim),
+    Close(Close),
 }
 
 /// Claim now what is owed: one transaction for each 100 channels of a receiver, paid out with it.
 #[derive(ClapArgs, Debug)]
 struct Claim {
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+/// Close one of the wallet's own channels: nothing more is bought with it, and what is left comes home
+/// after its delay, in which its seller can still claim what was charged.
+#[derive(ClapArgs, Debug)]
+struct Close {
+    /// Its id, as `bursar channels` shows it.
+    id: B256,
     #[command(flatten)]
     operator: OperatorArgs,
 }
@@ -54,8 +67,16 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
                 let session = claim.operator.connect(remote).await?;
                 remote.print(&session.client.claim_channels().await?, sent)
             }
+            Some(Command::Close(close)) => {
+                let session = close.operator.connect(remote).await?;
+                remote.print(&session.client.close_channel(close.id).await?, closing)
+            }
         }
     })
+}
+
+fn closing(purse: &PurseView) -> String {
+    format!("{} is {}: {} USDC are left in it", purse.channel, purse.state, purse.left)
 }
 
 fn sent(claims: &ClaimsView) -> String {

@@ -222,13 +222,12 @@ impl Store {
         after: Option<B256>,
         limit: u32,
     ) -> Result<Vec<PurseRow>, StoreError> {
-        let rows = sqlx::query(select_purse!(
-            "WHERE state <> 'closed' AND id > $1 ORDER BY id LIMIT $2"
-        ))
-        .bind(after.map(|id| id.to_string()).unwrap_or_default())
-        .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await?;
+        let rows =
+            sqlx::query(select_purse!("WHERE state <> 'closed' AND id > $1 ORDER BY id LIMIT $2"))
+                .bind(after.map(|id| id.to_string()).unwrap_or_default())
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await?;
         rows.iter().map(read_purse).collect()
     }
 

@@ -1,6 +1,7 @@
 //! HTTP 402, with official clients and servers.
 
 mod buyer;
+mod buyer_channels;
 mod channels;
 mod desk;
 mod facilitator;
@@ -11,3 +12,4 @@ mod official;
 mod redeemed;
 mod restored;
 mod seller;
+mod till;

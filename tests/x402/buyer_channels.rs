@@ -1,0 +1,310 @@
+//! Our buyer, by channels: against the official server, and against one that does what it does not.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256};
+use bursar::{
+    buyer::{ChannelPart, FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
+    contract::hub::HUB,
+    payment::FundsMoved,
+    refusal::Code,
+};
+use serde_json::json;
+
+use super::{
+    desk::Desk,
+    till::{Then, Till},
+};
+use crate::support::{Official, Plan, RefusedWith as _, World, wait_for};
+
+/// The price of a call, in base units.
+const PRICE: u64 = 1_000;
+/// Buys; its policy lets a deposit give so much.
+const BUYER: &str = "ember";
+const DEPOSIT: u64 = 500_000;
+
+fn call(url: &str) -> FetchRequest {
+    FetchRequest {
+        url: url.to_owned(),
+        method: None,
+        headers: BTreeMap::new(),
+        body: None,
+        body_base64: None,
+        max_price: None,
+        quote: None,
+        inspect: false,
+    }
+}
+
+fn plan() -> Plan {
+    Plan::new().policy(
+        BUYER,
+        "float = \"2\"",
+        "float = \"2\"\nchannel = \"0.50\"\n[fetch.loops]\nsame_call = 1000\nfailures = 100\nwithin = \"60s\"",
+    )
+}
+
+fn receipt(view: &FetchView) -> &Receipt {
+    view.receipt.as_ref().expect("a receipt")
+}
+
+fn part(receipt: &Receipt) -> &ChannelPart {
+    receipt.channel.as_ref().expect("a channel")
+}
+
+/// A call that is delivered and paid: what of it is left in which channel.
+async fn buys(world: &World, url: &str, key: &str, price: u64) -> ChannelPart {
+    let bought = world.agent(BUYER).fetch(&call(url), key).await.unwrap();
+    let paid = receipt(&bought);
+    assert_eq!((bought.answer.status, paid.state), (200, PurchaseState::Paid), "{bought:?}");
+    assert_eq!((paid.payer_kind, paid.payer), (PayerKind::Channel, world.card.wallet));
+    assert_eq!(part(paid).charged.map(|charged| charged.units()), Some(price), "{bought:?}");
+    part(paid).clone()
+}
+
+/// The purchase of a key.
+async fn bought(world: &World, key: &str) -> Receipt {
+    let page = world.agent(BUYER).purchases(None, 50).await.unwrap().purchases;
+    page.into_iter().find(|receipt| receipt.idempotency_key == key).unwrap()
+}
+
+/// Deposits that were asked for.
+async fn deposits(world: &World) -> usize {
+    world.agent(BUYER).payments(None, None, 50).await.unwrap().payments.len()
+}
+
+async fn until_closed(world: &World, channel: B256) {
+    let pool = world.tables().await;
+    wait_for("a closed channel", async || {
+        let query = sqlx::query_scalar::<_, String>("SELECT state FROM purse WHERE id = $1");
+        let state = query.bind(channel.to_string()).fetch_one(&pool).await.unwrap();
+        (state == "closed").then_some(())
+    })
+    .await;
+}
+
+async fn buys_from_the_official_server(world: World) {
+    let (payee, wallet) = (world.payee("acme-data"), world.card.wallet);
+    let key = world.daemon_keys().relayer(0).unwrap();
+    let mut selling = Official::config(&world, "seller", &key);
+    selling["facilitator"] = json!(Desk::of(&world).url());
+    selling["payTo"] = json!(payee.to_string());
+    selling["price"] = json!(PRICE.to_string());
+    let seller = Official::start("channels.mjs", selling).await;
+    let (before, held) = (world.chain.usdc_of(payee).await, world.chain.usdc_of(wallet).await);
+    let agent = world.agent(BUYER);
+    let shown = agent.inspect(&call(seller.url())).await.unwrap();
+    assert_eq!(shown.offers[0].payer, Some(PayerKind::Channel), "{shown:?}");
+    assert_eq!(deposits(&world).await, 0, "an inspection opens nothing");
+    let mut channels = Vec::new();
+    for n in 1..=4 {
+        let part = buys(&world, seller.url(), &format!("call-{n}"), PRICE).await;
+        assert_eq!(part.left.units(), DEPOSIT - n * PRICE);
+        channels.push(part.id);
+        let again = agent.fetch(&call(seller.url()), &format!("call-{n}")).await.unwrap();
+        assert!(receipt(&again).repeated);
+        assert_eq!(again.answer.body, Some(json!({ "sold": n }).to_string()));
+    }
+    channels.dedup();
+    assert_eq!(channels.len(), 1);
+    assert_eq!(seller.ask(json!({})).await["handled"], 4);
+    assert_eq!(deposits(&world).await, 1);
+    assert_eq!(world.chain.usdc_of(HUB).await, DEPOSIT);
+    assert_eq!(world.chain.usdc_of(wallet).await, held - DEPOSIT);
+    // All calls in one claim: what the chain says is what we counted.
+    let claimed = seller.ask(json!({ "claim": true })).await;
+    assert_eq!(claimed["claims"][0]["vouchers"], 1, "{claimed}");
+    assert_eq!(world.chain.usdc_of(payee).await, before + 4 * PRICE);
+    let part = buys(&world, seller.url(), "call-5", PRICE).await;
+    assert_eq!(part.left.units(), DEPOSIT - 5 * PRICE);
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+    assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
+}
+
+#[tokio::test]
+async fn the_official_server_is_paid_through_a_channel() {
+    buys_from_the_official_server(plan().start().await).await;
+}
+
+#[tokio::test]
+async fn the_official_server_is_paid_through_a_channel_on_the_twin() {
+    buys_from_the_official_server(plan().twin().start().await).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_point_of_a_voucher_pays_once() {
+    let mut world = plan().without_daemon().await;
+    let (acme, other) = (world.payee("acme-data"), world.payee("tidewater-data"));
+    let tills = [Till::start(&world, acme, PRICE).await, Till::start(&world, other, PRICE).await];
+    let mut sold = [0, 0];
+    for (n, point) in [
+        (0, "accept.committed"),
+        (1, "approved.committed"),
+        (0, "purchase.signed"),
+        (0, "purchase.answered"),
+        (1, "purchase.noted"),
+    ] {
+        if world.runs() {
+            world.kill();
+        }
+        world.restart_with(point).await;
+        let (till, before) = (&tills[n], tills[n].seen().len());
+        let first = world.agent(BUYER).fetch(&call(&till.url()), point).await;
+        assert!(first.is_err(), "{point}: {first:?}");
+        world.died().await;
+        world.restart().await;
+        let again = world.agent(BUYER).fetch(&call(&till.url()), point).await;
+        sold[n] += 1;
+        let channel = till.seen()[0].voucher.channel_id;
+        let vouchers = &till.seen()[before..];
+        assert!(vouchers.iter().all(|voucher| *voucher == vouchers[0]), "{point}");
+        assert_eq!(
+            (till.sold(), till.count(channel).charged),
+            (sold[n], sold[n] * PRICE),
+            "{point}"
+        );
+        let end = bought(&world, point).await;
+        assert_eq!(part(&end).id, channel, "{point}: {again:?}");
+        assert_eq!(end.state, PurchaseState::Paid, "{point}: {again:?} {end:?}");
+    }
+    assert_eq!(deposits(&world).await, 2, "one for each seller");
+    assert_eq!(world.chain.usdc_of(HUB).await, 2 * DEPOSIT);
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+}
+
+#[tokio::test]
+async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
+    let world = plan().start().await;
+    let (payee, wallet) = (world.payee("acme-data"), world.card.wallet);
+    let agent = world.agent(BUYER);
+    let till = Till::start(&world, payee, PRICE).await;
+    let url = till.url();
+    let left = |part: &ChannelPart| DEPOSIT - part.left.units();
+    let first = buys(&world, &url, "first", PRICE).await;
+    let channel = first.id;
+    // Less than the price is the seller's right.
+    till.does(Then::Charge(PRICE / 2));
+    let half = buys(&world, &url, "half", PRICE / 2).await;
+    assert_eq!((half.id, left(&half)), (channel, PRICE * 3 / 2));
+
+    // A call that fails and is not charged: unknown, until the next one leaves it out.
+    for (key, then) in [("failed", Then::Fail), ("denied", Then::Deny), ("forged", Then::Forge)] {
+        till.does(then);
+        let view = agent.fetch(&call(&url), key).await.unwrap();
+        let open = receipt(&view);
+        assert_eq!((open.state, open.funds_moved), (PurchaseState::Unknown, FundsMoved::Maybe));
+        assert_eq!(left(part(open)), PRICE * 3 / 2, "{key}: nothing is believed");
+    }
+    till.does(Then::Sell);
+    let next = buys(&world, &url, "next", PRICE).await;
+    assert_eq!((next.id, left(&next)), (channel, PRICE * 5 / 2));
+    for key in ["failed", "denied", "forged"] {
+        assert_eq!(bought(&world, key).await.state, PurchaseState::Unpaid, "{key}");
+        assert_eq!(agent.fetch(&call(&url), key).await.code(), Code::PurchaseLapsed);
+    }
+
+    // Charged, and the answer is lost: the same voucher again, or the next call finds it out.
+    till.does(Then::ChargeAndCut);
+    assert_eq!(agent.fetch(&call(&url), "lost").await.code(), Code::OutcomeUnknown);
+    till.does(Then::Sell);
+    let found = buys(&world, &url, "found", PRICE).await;
+    assert_eq!(left(&found), PRICE * 9 / 2);
+    let lost = bought(&world, "lost").await;
+    assert_eq!((lost.state, lost.funds_moved), (PurchaseState::Paid, FundsMoved::Yes), "{lost:?}");
+    till.does(Then::ChargeAndCut);
+    assert_eq!(agent.fetch(&call(&url), "lost-2").await.code(), Code::OutcomeUnknown);
+    till.does(Then::Sell);
+    let again = agent.fetch(&call(&url), "lost-2").await.unwrap();
+    assert_eq!((again.answer.status, receipt(&again).state), (402, PurchaseState::Paid));
+    assert_eq!(left(part(receipt(&again))), PRICE * 11 / 2);
+    assert_eq!(till.count(channel).charged, PRICE * 11 / 2);
+
+    // Dearer vouchers that bought nothing stay signed: a seller can claim them, and is found out.
+    till.asks(3 * PRICE);
+    till.does(Then::Fail);
+    let open = agent.fetch(&call(&url), "dear").await.unwrap();
+    assert_eq!(receipt(&open).state, PurchaseState::Unknown);
+    till.asks(PRICE);
+    till.does(Then::Sell);
+    let cheap = buys(&world, &url, "cheap", PRICE).await;
+    assert_eq!(left(&cheap), PRICE * 13 / 2);
+    let held = world.chain.usdc_of(wallet).await;
+    let claimed = till.claim_all(&world, channel).await;
+    assert_eq!(claimed, PRICE * 17 / 2);
+    // It gets no voucher any more, and the rest comes home: the delay over, and not before.
+    wait_for("a closing channel", async || {
+        let line = "bursar_purses{state=\"closing\"}";
+        let _ = line;
+        let pool = world.tables().await;
+        let query = sqlx::query_scalar::<_, Option<i64>>(
+            "SELECT withdraw_since_s FROM purse WHERE id = $1",
+        );
+        query.bind(channel.to_string()).fetch_one(&pool).await.unwrap()
+    })
+    .await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held);
+    world.chain.pass(901).await;
+    until_closed(&world, channel).await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held + DEPOSIT - claimed);
+
+    // Overcharged, or counted otherwise: nothing more is signed in that channel.
+    let mut old = vec![channel];
+    for (key, then) in [("more", Then::Charge(PRICE + 1)), ("other", Then::SayMore(1))] {
+        till.does(then);
+        let view = agent.fetch(&call(&url), key).await.unwrap();
+        let paid = receipt(&view);
+        assert_eq!((view.answer.status, paid.state), (200, PurchaseState::Paid), "{view:?}");
+        assert!(paid.note.as_ref().unwrap().contains("closed"), "{paid:?}");
+        assert_eq!(part(paid).charged.unwrap().units(), PRICE);
+        assert!(!old.contains(&part(paid).id));
+        old.push(part(paid).id);
+    }
+    till.does(Then::Sell);
+    let fresh = buys(&world, &url, "fresh", PRICE).await;
+    assert!(!old.contains(&fresh.id));
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+    assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
+}
+
+#[tokio::test]
+async fn calls_take_turns_and_limits_hold_for_vouchers() {
+    let world = Plan::new()
+        .policy(BUYER, "host_day = \"5\"", "host_day = \"0.012\"")
+        .policy(
+            BUYER,
+            "float = \"2\"",
+            "float = \"2\"\nchannel = \"0.50\"\n[fetch.loops]\nsame_call = 10\nfailures = 3\nwithin = \"600s\"",
+        )
+        .start()
+        .await;
+    let till = Till::start(&world, world.payee("acme-data"), PRICE).await;
+    let url = till.url();
+    // At once, by one agent, to one seller: one after the other, in one channel.
+    let (one, two, three) = tokio::join!(
+        buys(&world, &url, "a", PRICE),
+        buys(&world, &url, "b", PRICE),
+        buys(&world, &url, "c", PRICE),
+    );
+    assert!(one.id == two.id && two.id == three.id);
+    assert_eq!(till.count(one.id).charged, 3 * PRICE);
+    assert_eq!(deposits(&world).await, 1);
+    let agent = world.agent(BUYER);
+    let mut codes = Vec::new();
+    for n in 0..9 {
+        let outcome = agent.fetch(&call(&url), &format!("loop-{n}")).await;
+        codes.push(outcome.is_ok().then_some(()).ok_or_else(|| outcome.code()));
+    }
+    assert!(codes[..7].iter().all(Result::is_ok), "{codes:?}");
+    assert!(codes[7..].iter().all(|code| *code == Err(Code::LoopDetected)), "{codes:?}");
+    // Another path is another call; the host's day holds for both.
+    let path = |n: u32| format!("http://{}/other-{n}", till.addr);
+    for n in 0..2 {
+        buys(&world, &path(n), &format!("other-{n}"), PRICE).await;
+    }
+    let refused = agent.fetch(&call(&path(2)), "other-2").await;
+    assert_eq!(refused.code(), Code::DayCapExceeded);
+    assert_eq!(till.count(one.id).charged, 12 * PRICE);
+    // A price above what a deposit may give, and a claimer that the wallet's contract does not know.
+    assert_eq!(till.sold(), 12);
+    let _: Address = world.card.wallet;
+}
