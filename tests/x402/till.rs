@@ -42,6 +42,8 @@ pub enum Then {
     SayMore(u64),
     /// Charges, and the answer is lost.
     ChargeAndCut,
+    /// Charges, and answers 500 without a receipt.
+    ChargeAndFail,
     /// Charges nothing, and answers 500.
     Fail,
     /// Charges nothing, and asks again without a reason.
@@ -58,6 +60,7 @@ pub struct Count {
     pub best: Option<Vouched>,
 }
 
+/// What it knows, and what it does next.
 pub struct Book {
     pub then: Then,
     pub price: u64,
@@ -250,12 +253,15 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
         Then::Deny => return shop.offer.asks(price, json!({})),
         Then::Charge(charged) => (charged, 0),
         Then::SayMore(say) => (price, say),
-        Then::Sell | Then::ChargeAndCut | Then::Forge => (price, 0),
+        Then::Sell | Then::ChargeAndCut | Then::ChargeAndFail | Then::Forge => (price, 0),
     };
     count.charged += charged;
     let total = count.charged + say;
     state.sold += 1;
     let sold = state.sold;
+    if then == Then::ChargeAndFail {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     if then == Then::ChargeAndCut {
         let broken = futures_util::stream::once(async {
             Err::<axum::body::Bytes, _>(std::io::Error::other("cut"))
