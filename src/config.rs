@@ -364,7 +364,8 @@ pub struct ChannelsConfig {
     pub claim_at: Usdc,
     /// Seconds after which what is owed is claimed whatever it is.
     pub claim_after_s: u64,
-    /// Seconds after which a channel that owes us something is looked at on chain again.
+    /// Seconds after which a channel that owes us something, or is the wallet's own, is looked at on chain
+    /// again.
     pub watch_s: u64,
     /// Seconds a payer of ours waits for its money: 900 to 2,592,000.
     pub withdraw_delay_s: u32,

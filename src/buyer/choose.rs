@@ -195,11 +195,12 @@ fn no<T>(rule: &str, detail: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(Code::NoOffer, detail).rule(rule))
 }
 
-/// Lists the offers that pass, the cheapest first; of equals the first one offered.
+/// Lists the offers that pass, the cheapest first; of equals a channel, then the first one offered.
 pub(super) fn by_price(judged: &[Judged]) -> Vec<(&Offer, &Passed)> {
     let mut passed: Vec<_> =
         judged.iter().filter_map(|one| Some((&one.offer, one.verdict.as_ref().ok()?))).collect();
-    passed.sort_by_key(|(_, passed)| passed.price);
+    // Of equals a channel, where there may be one: the next call is a signature.
+    passed.sort_by_key(|(offer, passed)| (passed.price, !offer.wire.is_channel()));
     passed
 }
 

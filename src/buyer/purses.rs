@@ -37,8 +37,8 @@ use crate::{
 
 /// Channels in one look; more wait for the next.
 const LOOKED: u32 = 200;
-/// Milliseconds after which an open channel is looked at on chain again, and a closing one.
-const WATCH_MS: i64 = 30_000;
+/// Milliseconds after which a closing channel is looked at on chain again; an open one, as the
+/// configuration says.
 const CLOSING_MS: i64 = 1_000;
 /// Gas of `closeChannel` and `finishChannel`: twice of what they take.
 const GAS: u64 = 300_000;
@@ -61,7 +61,10 @@ pub(crate) async fn look(inner: &Inner) -> Result<(), EngineError> {
                 Some(why) => shut(inner, row, why).await?,
                 None => row,
             };
-            let every = if row.state == PurseState::Closing { CLOSING_MS } else { WATCH_MS };
+            let every = match row.state {
+                PurseState::Closing => CLOSING_MS,
+                _ => crate::intake::seconds(inner.config.channels.watch_s),
+            };
             if inner.clock.now_ms().saturating_sub(row.chain.read_ms) >= every {
                 stale.push(row);
             }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{
     desk::Desk,
+    seller::Shop,
     till::{Then, Till},
 };
 use crate::support::{Official, Plan, RefusedWith as _, World, wait_for};
@@ -174,7 +175,7 @@ async fn a_crash_at_any_point_of_a_voucher_pays_once() {
 
 #[tokio::test]
 async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
-    let world = plan().start().await;
+    let world = plan().config(|config| config.channels.watch_s = 1).start().await;
     let (payee, wallet) = (world.payee("acme-data"), world.card.wallet);
     let agent = world.agent(BUYER);
     let till = Till::start(&world, payee, PRICE).await;
@@ -304,4 +305,62 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
     assert_eq!(refused.code(), Code::DayCapExceeded);
     assert_eq!(till.count(one.id).charged, 12 * PRICE);
     assert_eq!(till.sold(), 12);
+}
+
+#[tokio::test]
+async fn our_own_paywall_sells_to_our_agents_through_a_channel() {
+    const OURS: u64 = 10_000;
+    let mut world = plan()
+        .config(|config| {
+            config.channels.withdraw_delay_s = 900;
+            config.channels.watch_s = 1;
+        })
+        .without_daemon()
+        .await;
+    let (payee, wallet) = (world.payee("acme-data"), world.card.wallet);
+    let shop = Shop::open(&mut world).await;
+    let list = world.card.config.with_file_name("prices.toml");
+    let routes = std::fs::read_to_string(&list).unwrap();
+    std::fs::write(&list, format!("pay_to = \"acme-data\"\n{routes}")).unwrap();
+    world.restart().await;
+    let (start, held) = (world.chain.usdc_of(payee).await, world.chain.usdc_of(wallet).await);
+    let url = format!("{}/paid", shop.url);
+    let mut channel = B256::ZERO;
+    for n in 1..=3 {
+        // Among several ways at one price, the signature is taken.
+        let part = buys(&world, &url, &format!("call-{n}"), OURS).await;
+        assert_eq!(part.left.units(), DEPOSIT - n * OURS);
+        channel = part.id;
+    }
+    // Our own paywall gives a lost answer again.
+    for (n, point) in [(4, "purchase.signed"), (5, "purchase.answered")] {
+        world.kill();
+        world.restart_with(point).await;
+        assert!(world.agent(BUYER).fetch(&call(&url), point).await.is_err());
+        world.died().await;
+        world.restart().await;
+        let part = buys(&world, &url, point, OURS).await;
+        assert_eq!((part.id, part.left.units()), (channel, DEPOSIT - n * OURS), "{point}");
+        assert_eq!(shop.made(), n, "{point}");
+    }
+    assert_eq!(deposits(&world).await, 1);
+    world.operator(0).claim_channels().await.unwrap();
+    wait_for("the payout", async || {
+        (world.chain.usdc_of(payee).await == start + 5 * OURS).then_some(())
+    })
+    .await;
+    // An operator closes it; the rest comes home.
+    let closing = world.operator(0).close_channel(channel).await.unwrap();
+    assert_eq!(closing.state, "closing");
+    let home = async || {
+        let all = world.operator(0).channels().await.unwrap().paying;
+        all.into_iter().find(|purse| purse.channel == channel).unwrap()
+    };
+    wait_for("the way home", async || home().await.comes_home_at).await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held - DEPOSIT);
+    world.chain.pass(901).await;
+    until_closed(&world, channel).await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held - 5 * OURS);
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+    assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
 }
