@@ -191,6 +191,8 @@ pub(crate) struct Inner {
     /// Held while it is read: of two readings the later one must stand.
     pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
+    /// The newest head whose transactions are booked.
+    pub booked: Mutex<Option<Head>>,
     pub chain_reached: AtomicBool,
     /// The node says it is on another chain: nothing is signed.
     pub wrong_chain: AtomicBool,
@@ -252,6 +254,15 @@ impl Inner {
     /// The newest head that was seen.
     pub(crate) fn head(&self) -> Option<Head> {
         *self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest head up to which this daemon has booked its transactions.
+    pub(crate) fn booked(&self) -> Option<Head> {
+        *self.booked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_booked(&self, head: Head) {
+        *self.booked.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
     }
 
     pub(crate) fn set_head(&self, head: Head) {

@@ -415,6 +415,7 @@ pub(crate) async fn wake(
         stale: true.into(),
         reading: AsyncMutex::new(()),
         head: std::sync::Mutex::new(None),
+        booked: std::sync::Mutex::new(None),
         chain_reached: true.into(),
         wrong_chain: false.into(),
         behind_since: std::sync::Mutex::default(),

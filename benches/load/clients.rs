@@ -121,6 +121,11 @@ impl Accepted {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// All latencies in milliseconds, sorted.
+    pub fn latencies_ms(&self) -> &[f64] {
+        &self.latencies
+    }
+
     /// The latency that `per_mille` of a thousand answers stay within, in milliseconds.
     pub fn quantile_ms(&self, per_mille: usize) -> f64 {
         quantile(&self.latencies, per_mille)
@@ -172,6 +177,42 @@ pub async fn send(
     let mut latencies = Vec::with_capacity(count);
     while let Some(client) = running.join_next().await {
         latencies.extend(client??);
+    }
+    let elapsed = first.elapsed();
+    latencies.sort_by(f64::total_cmp);
+    Ok(Accepted { first, elapsed, latencies })
+}
+
+/// Sends each list over a connection of its own, one request after the other, and expects 200.
+pub async fn lanes(lists: Vec<Vec<Vec<u8>>>, to: SocketAddr) -> Result<Accepted> {
+    let mut connections = Vec::new();
+    for list in lists {
+        let stream = TcpStream::connect(to).await.context("the paywall")?;
+        stream.set_nodelay(true)?;
+        connections.push((stream, list));
+    }
+    let first = Instant::now();
+    let mut running = JoinSet::new();
+    for (mut stream, list) in connections {
+        running.spawn(async move {
+            let mut latencies = Vec::with_capacity(list.len());
+            let mut buffer = Vec::with_capacity(ANSWER_LIMIT);
+            for request in list {
+                let sent = Instant::now();
+                stream.write_all(&request).await?;
+                let status =
+                    tokio::time::timeout(PATIENCE, answer(&mut stream, &mut buffer)).await??;
+                if status != 200 {
+                    bail!("answered {status}: {}", String::from_utf8_lossy(&buffer));
+                }
+                latencies.push(sent.elapsed().as_secs_f64() * 1_000.0);
+            }
+            anyhow::Ok(latencies)
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(lane) = running.join_next().await {
+        latencies.extend(lane??);
     }
     let elapsed = first.elapsed();
     latencies.sort_by(f64::total_cmp);

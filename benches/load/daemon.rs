@@ -1,6 +1,7 @@
 //! The daemon as a process of its own, and what the system says it used.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -64,6 +65,11 @@ impl Used {
 impl Daemon {
     /// Starts it and waits until it is ready.
     pub async fn start(world: &World) -> Result<Self> {
+        Self::start_with(world, &[]).await
+    }
+
+    /// The same, told something more.
+    pub async fn start_with(world: &World, more: &[&OsStr]) -> Result<Self> {
         let World { config, path, backing } = world;
         fs::write(path, toml::to_string(config)?)?;
         let log = fs::File::create(path.with_extension("log"))?;
@@ -71,6 +77,7 @@ impl Daemon {
         let child = Command::new(env!("CARGO_BIN_EXE_bursar"))
             .args(["serve", "--config"])
             .arg(path)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

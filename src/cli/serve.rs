@@ -74,15 +74,21 @@ pub(super) fn unlock(config: &Config, mut from: PassphraseArgs) -> Result<Keys, 
 }
 
 async fn serve(config: Config, keys: Keys, shop: Option<(PriceList, Url)>) -> Result<(), CliError> {
-    let mut service = Service::start(config, keys, Clock::system()).await?;
-    println!("listening on http://{}", service.addr());
-    if let Some((list, upstream)) = shop {
-        println!("selling on http://{}", service.sell(list, &upstream).await?);
-    }
+    // Before anything listens: whoever sees the daemon up can already tell it to end in order.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
         return Err(CliError::new(Kind::Refused, "cannot listen for signals"));
     };
+    // Told to end before it is up, it just ends: a start that breaks off is as safe as a kill.
+    let mut service = tokio::select! {
+        service = Service::start(config, keys, Clock::system()) => service?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    println!("listening on http://{}", service.addr());
+    if let Some((list, upstream)) = shop {
+        println!("selling on http://{}", service.sell(list, &upstream).await?);
+    }
     let ended = tokio::select! {
         ended = service.ended() => Some(ended),
         _ = terminate.recv() => None,

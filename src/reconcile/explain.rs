@@ -41,14 +41,19 @@ pub(super) async fn explain(
     // What is unfinished first: what is booked meanwhile is then found by its hash.
     let signed = if hashes.is_empty() { Signed::new() } else { signed(store).await? };
     let mut claims: HashMap<B256, Vec<Claim>> = HashMap::new();
-    let mut carried = Vec::new();
+    // Of our own transactions, everything that they carry.
+    let own: HashMap<B256, String> = store.attempts_of(&hashes).await?.into_iter().collect();
+    let mut carried: Vec<(B256, String, Option<u32>)> =
+        own.iter().map(|(hash, id)| (*hash, id.clone(), None)).collect();
     for hash in &hashes {
         for ran in moves.ran.get(hash).into_iter().flatten() {
             let Some((id, batch)) = ran.nonce.and_then(|nonce| signed.get(&(ran.agent, nonce)))
             else {
                 continue;
             };
-            carried.push((*hash, id.clone(), *batch));
+            if own.get(hash) != Some(id) {
+                carried.push((*hash, id.clone(), *batch));
+            }
         }
     }
     let mut ids: Vec<String> = carried.iter().map(|(_, id, _)| id.clone()).collect();
@@ -64,7 +69,7 @@ pub(super) async fn explain(
         });
         claims.entry(hash).or_default().extend(of_batch.cloned());
     }
-    for (hash, claim) in store.claims_of(&hashes).await? {
+    for (hash, claim) in store.claims_elsewhere(&hashes).await? {
         claims.entry(hash).or_default().push(claim);
     }
 

@@ -45,6 +45,8 @@ const SETTLE_EVERY: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+/// How long a look waits for the booking of the head at most.
+const BOOKING: Duration = Duration::from_secs(1);
 /// Final blocks that a payment's booking may take before that is a difference.
 const PATIENCE: u64 = 256;
 /// Blocks to go back when a final block fell out of the chain.
@@ -110,6 +112,7 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
     let mut tick = interval(inner.config.poll());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
+    let mut unbooked: Option<Duration> = None;
     loop {
         pulse::rest();
         tokio::select! {
@@ -126,6 +129,15 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Stop) {
             continue;
         }
         let Some(head) = inner.head() else { continue };
+        // Where the newest block is final, its payments are being booked right now: looked at before,
+        // all of them would have to be read again. Nothing hides behind a booking that does not come.
+        if inner.config.chain.confirmations == 1 && inner.booked() != Some(head) {
+            let now = inner.clock.steady();
+            if now.saturating_sub(*unbooked.get_or_insert(now)) < BOOKING {
+                continue;
+            }
+        }
+        unbooked = None;
         match watch.look(&inner, head).await {
             Ok(()) => {}
             Err(ReconcileError::Moved) => watch.wait(&inner),
@@ -433,21 +445,21 @@ impl Watch {
         head: &Head,
         found: &mut Found,
     ) -> Result<Option<u64>, ReconcileError> {
-        let ids: Vec<PaymentId> = entries.iter().map(|entry| entry.payment).collect();
-        let claims: HashMap<PaymentId, Claim> = inner
-            .store
-            .claims_by_id(&ids)
-            .await?
-            .into_iter()
-            .map(|claim| (claim.id, claim))
-            .collect();
-        let seen: HashSet<PaymentId> = verdict
+        // What this step has just read as paid is not read twice: nothing comes after that state.
+        let mut claims: HashMap<PaymentId, Claim> = verdict
             .explained
             .iter()
-            .filter(|(_, claim)| claim.state == State::Paid)
-            .map(|(_, claim)| claim.id)
-            .chain(verdict.missing.iter().map(|claim| claim.id))
+            .map(|(_, claim)| claim)
+            .filter(|claim| claim.state == State::Paid)
+            .chain(&verdict.missing)
+            .map(|claim| (claim.id, claim.clone()))
             .collect();
+        let seen: HashSet<PaymentId> = claims.keys().copied().collect();
+        let ids: Vec<PaymentId> =
+            entries.iter().map(|entry| entry.payment).filter(|id| !seen.contains(id)).collect();
+        claims.extend(
+            inner.store.claims_by_id(&ids).await?.into_iter().map(|claim| (claim.id, claim)),
+        );
         let mut unseen = Vec::new();
         let mut invoices = Vec::new();
         for entry in entries {

@@ -114,23 +114,23 @@ const CLAIM: &str = "SELECT v.column1, p.id, p.payee, p.amount, p.state, p.tx_ha
      p.item_index, p.invoice, t.state, t.credit, t.amount, p.escrow_id
    FROM (";
 
-/// Payments of transactions whose signed bytes are in the store.
-const BY_ATTEMPT: Many = Many {
-    head: CLAIM,
+/// Transactions whose signed bytes are in the store.
+const ATTEMPTS: Many = Many {
+    head: "SELECT a.hash, a.tx_id FROM (",
     shared: 0,
     columns: 1,
-    tail: ") AS v CROSS JOIN attempt a CROSS JOIN payment p
-            LEFT JOIN ledger_transfer t ON t.payment_id = p.id
-           WHERE a.hash = v.column1 AND p.tx_id = a.tx_id",
+    tail: ") AS v CROSS JOIN attempt a WHERE a.hash = v.column1",
 };
 
-/// Payments that are called paid by a transaction, whoever sent it.
+/// Payments that are called paid by a transaction, whoever sent it; without those that it carried, if it
+/// is in the store, which are found by its id.
 const BY_HASH: Many = Many {
     head: CLAIM,
     shared: 0,
     columns: 1,
     tail: ") AS v CROSS JOIN payment p LEFT JOIN ledger_transfer t ON t.payment_id = p.id
-           WHERE p.tx_hash = v.column1 AND p.state = 'paid'",
+           WHERE p.tx_hash = v.column1 AND p.state = 'paid' AND NOT EXISTS
+             (SELECT 1 FROM attempt a WHERE a.hash = v.column1 AND a.tx_id = p.tx_id)",
 };
 
 const BY_TX: Many = Many {
@@ -236,17 +236,38 @@ impl Store {
         Ok(found)
     }
 
-    /// Finds the payments that transactions on chain may have paid, by the transactions' hashes: of
-    /// those whose bytes are in the store, all that they carry; of others, what is called paid by
-    /// them. A payment can come twice.
-    pub(crate) async fn claims_of(
+    /// Finds the stored transactions that transactions on chain are: hash and id.
+    pub(crate) async fn attempts_of(
+        &self,
+        hashes: &[B256],
+    ) -> Result<Vec<(B256, String)>, StoreError> {
+        let keys: Vec<String> = hashes.iter().map(ToString::to_string).collect();
+        let mut found = Vec::new();
+        for part in ATTEMPTS.parts(&keys) {
+            let mut query = ATTEMPTS.of(part.len());
+            for key in part {
+                query = query.bind(key);
+            }
+            for row in &query.fetch_all(&self.readers).await? {
+                found
+                    .push((parse("attempt.hash", &row.try_get::<String, _>(0)?)?, row.try_get(1)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Finds the payments that are called paid by transactions on chain which did not carry them, as
+    /// far as the store knows: beside [`Store::attempts_of`] and [`Store::claims_of_txs`].
+    pub(crate) async fn claims_elsewhere(
         &self,
         hashes: &[B256],
     ) -> Result<Vec<(B256, Claim)>, StoreError> {
         let keys: Vec<String> = hashes.iter().map(ToString::to_string).collect();
-        let mut found = self.claims(&BY_ATTEMPT, &keys).await?;
-        found.append(&mut self.claims(&BY_HASH, &keys).await?);
-        found.into_iter().map(|(hash, claim)| Ok((parse("attempt.hash", &hash)?, claim))).collect()
+        let found = self.claims(&BY_HASH, &keys).await?;
+        found
+            .into_iter()
+            .map(|(hash, claim)| Ok((parse("payment.tx_hash", &hash)?, claim)))
+            .collect()
     }
 
     /// Finds the payments of stored transactions, by the transactions' ids.

@@ -82,6 +82,16 @@ impl Tx {
 
     async fn prune_transactions(&mut self, before_ms: i64) -> Result<Pruned, StoreError> {
         let after = self.mark(TX_MARK).await?;
+        if !self
+            .is_old(
+                "SELECT created_ms FROM tx WHERE id > $1 ORDER BY id LIMIT 1",
+                &after,
+                before_ms,
+            )
+            .await?
+        {
+            return Ok(Pruned::default());
+        }
         let rows =
             sqlx::query("SELECT id, state, created_ms FROM tx WHERE id > $1 ORDER BY id LIMIT $2")
                 .bind(&after)
@@ -119,6 +129,16 @@ impl Tx {
 
     async fn prune_denied(&mut self, before_ms: i64) -> Result<Pruned, StoreError> {
         let after = self.mark(PAYMENT_MARK).await?;
+        if !self
+            .is_old(
+                "SELECT created_ms FROM payment WHERE id > $1 ORDER BY id LIMIT 1",
+                &after,
+                before_ms,
+            )
+            .await?
+        {
+            return Ok(Pruned::default());
+        }
         let rows =
             sqlx::query("SELECT id, created_ms FROM payment WHERE id > $1 ORDER BY id LIMIT $2")
                 .bind(&after)
@@ -144,6 +164,18 @@ impl Tx {
                 .rows_affected();
         self.set_meta(PAYMENT_MARK, &last).await?;
         Ok(Pruned { denied, more: seen == PAYMENTS, ..Pruned::default() })
+    }
+
+    /// Is the first row after a mark old enough? Each second this is asked with the writer's turn in
+    /// hand, and nearly always nothing is.
+    async fn is_old(
+        &mut self,
+        first: &'static str,
+        after: &str,
+        before_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let row = sqlx::query(first).bind(after).fetch_optional(&mut *self.inner).await?;
+        Ok(row.map(|row| row.try_get::<i64, _>(0)).transpose()?.is_some_and(|at| at < before_ms))
     }
 
     async fn mark(&mut self, key: &str) -> Result<String, StoreError> {

@@ -117,6 +117,7 @@ pub(crate) async fn look(inner: &Inner, seen: &mut Option<Head>) -> Result<(), E
         _ => Ok(()),
     };
     booked?;
+    inner.set_booked(head);
     escrows?;
     policy?;
     *seen = Some(head);
