@@ -67,7 +67,7 @@ test-rust: $(NODE) $(OFFICIAL) ## Unit tests, histories, and the daemon on a rea
 		--skip store::
 	script/counts $(CURDIR)/target/counts.jsonl sqlite postgres
 
-bench: $(NODE) ## Latency and throughput near and far from the node, on both stores; cost, memory, start.
+bench: $(NODE) ## Payments near and far from the node, on both stores; vouchers; paid calls; gas of channels.
 	script/postgres install
 	cargo bench --locked --bench load
 

@@ -16,16 +16,19 @@ use alloy::{
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bursar::{
     channel::{
-        meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented},
+        meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Unstored},
         voucher::VoucherKey,
     },
     contract::hub::{HUB, Hub},
     money::Usdc,
+    seller::Stored,
     store::{Earning, Store},
     x402::batch::ChannelConfig,
 };
+use serde_json::json;
 
 use crate::table::{Figures, Series};
 
@@ -171,8 +174,13 @@ impl Stage {
 
     /// What the payee does: judge, store, then charge, and store again.
     async fn through(&self, store: &Store, work: Work) -> Result<Rate> {
-        let mut meters: Vec<Meter> = self.rows.iter().map(|row| Meter::new(row.clone())).collect();
+        let mut meters: Vec<Meter> =
+            self.rows.iter().map(|row| Meter::new(row.clone(), false)).collect();
         let price = usdc(PRICE)?;
+        let answer: Stored = serde_json::from_value(json!({
+            "status": 200, "headers": [["content-type", "application/json"]],
+            "body": BASE64_STANDARD.encode(ANSWER),
+        }))?;
         let clock = Clock::start();
         for group in self.incoming.chunks(self.rows.len()) {
             let mut taken = Vec::with_capacity(group.len());
@@ -188,25 +196,34 @@ impl Stage {
                     Admitted::Again(_) => bail!("a new voucher was taken for an old one"),
                 }
             }
-            commit(store, &taken, &[]).await?;
+            commit(store, &mut taken, &[]).await?;
             let (mut charged, mut earned) = (Vec::new(), Vec::new());
             for (one, next) in group.iter().zip(taken) {
                 let meter = &mut meters[one.channel];
                 meter.set(next);
-                let next = meter.charge(answer(one.request, price), 1);
+                let delivered = Delivered {
+                    request: one.request,
+                    ceiling: one.total,
+                    charged: price,
+                    answer: answer.clone(),
+                };
+                charged.push(meter.charge(delivered, 1));
                 if work == Work::Charged {
-                    charged.push(next.clone());
                     earned.push(Earning {
                         day: 1,
                         route: "GET /weather/{city}".into(),
-                        scheme: "batch-settlement".into(),
+                        receiver: Address::repeat_byte(3),
                         amount: price,
                     });
                 }
-                meter.set(next);
             }
             if work == Work::Charged {
-                commit(store, &charged, &earned).await?;
+                commit(store, &mut charged, &earned).await?;
+            }
+            for (one, mut next) in group.iter().zip(charged) {
+                // Where charges are left out, the next voucher is stored all the same, and alone.
+                next.unstored = Unstored::Nothing;
+                meters[one.channel].set(next);
             }
         }
         let rate = clock.rate(self.incoming.len());
@@ -221,21 +238,16 @@ impl Stage {
     }
 }
 
-async fn commit(store: &Store, rows: &[MeterRow], earned: &[Earning]) -> Result<()> {
+/// As the journal does it.
+async fn commit(store: &Store, rows: &mut [MeterRow], earned: &[Earning]) -> Result<()> {
     let mut tx = store.begin().await?;
     tx.put_meters(&rows.iter().collect::<Vec<_>>()).await?;
     tx.add_earnings(&earned.iter().collect::<Vec<_>>()).await?;
-    Ok(tx.commit().await?)
-}
-
-fn answer(request: B256, charged: Usdc) -> Delivered {
-    Delivered {
-        request,
-        charged,
-        status: 200,
-        headers: vec![("content-type".into(), "application/json".into())],
-        body: Some(ANSWER.into()),
+    tx.commit().await?;
+    for row in rows {
+        row.unstored = Unstored::Nothing;
     }
+    Ok(())
 }
 
 fn usdc(units: u64) -> Result<Usdc> {

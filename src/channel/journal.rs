@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::meter::MeterRow;
+use super::meter::{MeterRow, Unstored};
 use crate::{
     audit::{Draft, EventKind},
     engine::{EngineError, Inner, Stop},
@@ -68,6 +68,7 @@ impl Journal {
                 .retry_after(5)
                 .hint("send the same request with the same voucher again"))
         })?;
+        row.unstored = Unstored::Nothing;
         Ok(row)
     }
 }

@@ -53,6 +53,29 @@ pub struct Refund {
     pub amount: Usdc,
 }
 
+/// What of a row is not stored yet: what changes with every call is written alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unstored {
+    /// It was read from the store, or is kept there.
+    Nothing,
+    /// A voucher was taken: ceiling, signature, and no last answer.
+    Voucher,
+    /// A charge was made: its amount and the last answer.
+    Charge,
+    /// More, or all of it.
+    Everything,
+}
+
+impl Unstored {
+    /// One change more.
+    const fn and(self, change: Self) -> Self {
+        match self {
+            Self::Nothing => change,
+            _ => Self::Everything,
+        }
+    }
+}
+
 /// What is stored of a channel.
 #[derive(Clone, Debug)]
 pub struct MeterRow {
@@ -78,6 +101,8 @@ pub struct MeterRow {
     pub last: Option<Delivered>,
     /// Counts changes: of two rows the later one stands.
     pub version: u64,
+    /// What of all this the store does not have.
+    pub unstored: Unstored,
 }
 
 impl MeterRow {
@@ -97,6 +122,7 @@ impl MeterRow {
             refund: None,
             last: None,
             version: 0,
+            unstored: Unstored::Everything,
         }
     }
 
@@ -247,6 +273,7 @@ impl Meter {
         }
         let mut next = row.clone();
         next.version += 1;
+        next.unstored = row.unstored.and(Unstored::Voucher);
         next.last = None;
         // After a failed handler a lower price may come: the higher voucher stays in hand.
         if presented >= row.ceiling {
@@ -299,6 +326,7 @@ impl Meter {
         }
         let mut next = row.clone();
         next.version += 1;
+        next.unstored = Unstored::Everything;
         next.refund = Some(Refund { nonce: row.chain.refund_nonce, amount });
         next.chain.balance = row.chain.balance.saturating_sub(amount);
         // It proves what was charged, where a higher one was signed for nothing.
@@ -314,10 +342,12 @@ impl Meter {
     pub fn charge(&self, delivered: Delivered, now_ms: i64) -> MeterRow {
         let mut next = self.row.clone();
         next.version += 1;
+        next.unstored = next.unstored.and(Unstored::Charge);
         // What a payer signed bounds it, whatever a handler says.
         let charged = next.charged.saturating_add(delivered.charged).min(next.ceiling);
-        if charged > next.charged {
-            next.owed_since_ms.get_or_insert(now_ms);
+        if charged > next.charged && next.owed_since_ms.is_none() {
+            next.owed_since_ms = Some(now_ms);
+            next.unstored = Unstored::Everything;
         }
         next.charged = charged;
         next.last = Some(delivered);
@@ -329,6 +359,7 @@ impl Meter {
     pub fn seen(&self, mut chain: OnChain) -> MeterRow {
         let mut next = self.row.clone();
         next.version += 1;
+        next.unstored = Unstored::Everything;
         match next.refund {
             Some(refund) if chain.refund_nonce > refund.nonce => next.refund = None,
             Some(refund) => chain.balance = chain.balance.saturating_sub(refund.amount),

@@ -7,7 +7,7 @@ use alloy::{
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject};
+use super::meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject, Unstored};
 use crate::{
     contract::hub::Hub,
     money::Usdc,
@@ -253,6 +253,61 @@ fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     meter.set(meter.seen(gone));
     assert_eq!((meter.row().owed(), meter.row().lost()), (Usdc::ZERO, usdc(100)));
     assert_eq!(meter.row().owed_since_ms, None);
+}
+
+#[tokio::test]
+async fn what_a_call_changes_is_stored_and_nothing_else_is_lost() {
+    crate::store::testing::on_both(async |store| calls_are_stored(store).await).await;
+}
+
+async fn calls_are_stored(store: Store) {
+    let put = async |row: &MeterRow| {
+        let mut tx = store.begin().await.unwrap();
+        tx.put_meters(&[row]).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let is_kept = async |row: &MeterRow| {
+        let kept = store.meter(row.id).await.unwrap().unwrap();
+        assert_eq!(format!("{kept:?}"), format!("{row:?}"));
+    };
+    let keep = async |meter: &mut Meter, mut next: MeterRow, change: Unstored| {
+        assert_eq!(next.unstored, change);
+        put(&next).await;
+        next.unstored = Unstored::Nothing;
+        is_kept(&next).await;
+        meter.set(next);
+    };
+    let mut meter = Meter::new(row(1_000), false);
+    let id = meter.row().id;
+    for number in 1..=4 {
+        let total = 100 * number;
+        let voucher = Presented {
+            ceiling: usdc(total),
+            signature: &sign(id, total),
+            price: usdc(100),
+            request: request(number),
+        };
+        let Ok(Admitted::Serve(next)) = meter.admit(&hub(), voucher) else { panic!() };
+        let new = number == 1;
+        keep(&mut meter, *next, if new { Unstored::Everything } else { Unstored::Voucher }).await;
+        let claimed = number == 3;
+        if claimed {
+            // Read from the chain and not kept: it goes with whatever is kept next.
+            let claimed = usdc(meter.row().charged.units());
+            meter.set(meter.seen(OnChain { claimed, read_ms: 7, ..meter.row().chain }));
+        }
+        let next = meter.charge(delivered(request(number), total, 100), 1);
+        let whole = new || claimed;
+        keep(&mut meter, next, if whole { Unstored::Everything } else { Unstored::Charge }).await;
+    }
+    // A row that is older than the store's changes nothing; one that the store lacks is written whole.
+    for unstored in [Unstored::Voucher, Unstored::Charge] {
+        put(&MeterRow { version: 1, charged: usdc(9), unstored, ..meter.row().clone() }).await;
+        is_kept(meter.row()).await;
+        let id = request(unstored as u64);
+        put(&MeterRow { id, unstored, ..meter.row().clone() }).await;
+        is_kept(&MeterRow { id, ..meter.row().clone() }).await;
+    }
 }
 
 #[tokio::test]

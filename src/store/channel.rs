@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     channel::{
-        meter::{MeterRow, OnChain},
+        meter::{MeterRow, OnChain, Unstored},
         purse::PurseState,
     },
     ledger::Account,
@@ -69,6 +69,25 @@ const PUT: Many = Many {
            WHERE excluded.version > meter.version",
 };
 
+/// A voucher that was taken in a stored channel.
+const TAKEN: Many = Many {
+    head: "UPDATE meter SET ceiling = v.column2, signature = v.column3, last = NULL,
+             version = v.column4
+           FROM (",
+    shared: 0,
+    columns: 4,
+    tail: ") AS v WHERE meter.id = v.column1 AND meter.version < v.column4",
+};
+
+/// A charge that was made in a stored channel which owes us something already.
+const CHARGED: Many = Many {
+    head: "UPDATE meter SET charged = v.column2, last = v.column3, version = v.column4
+           FROM (",
+    shared: 0,
+    columns: 4,
+    tail: ") AS v WHERE meter.id = v.column1 AND meter.version < v.column4",
+};
+
 const EARN: Many = Many {
     head: "INSERT INTO earning (day, route, receiver, calls, amount, booked)",
     shared: 0,
@@ -86,6 +105,11 @@ macro_rules! select_meter {
             $rest
         )
     };
+}
+
+/// Rows of which some were not in the store as they should be: they are written whole.
+fn unless_all<'a>(part: &[&'a MeterRow], done: u64) -> Vec<&'a MeterRow> {
+    if done == part.len() as u64 { Vec::new() } else { part.to_vec() }
 }
 
 fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
@@ -120,6 +144,7 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
             .try_get::<Option<String>, _>(14)?
             .map(|text| json("meter.refund", &text))
             .transpose()?,
+        unstored: Unstored::Nothing,
     })
 }
 
@@ -404,15 +429,46 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn put_meters(&mut self, rows: &[&MeterRow]) -> Result<(), StoreError> {
-        let mut latest: BTreeMap<B256, &MeterRow> = BTreeMap::new();
+        let mut latest: BTreeMap<B256, (&MeterRow, Unstored)> = BTreeMap::new();
         for row in rows {
-            let known = latest.entry(row.id).or_insert(row);
-            if row.version > known.version {
-                *known = row;
-            }
+            latest
+                .entry(row.id)
+                .and_modify(|known| {
+                    let later = if row.version > known.0.version { *row } else { known.0 };
+                    *known = (later, Unstored::Everything);
+                })
+                .or_insert((row, row.unstored));
         }
-        let rows: Vec<&MeterRow> = latest.into_values().collect();
-        for part in PUT.parts(&rows) {
+        let of = |kinds: &[Unstored]| -> Vec<&MeterRow> {
+            let fitting = latest.values().filter(|(_, kind)| kinds.contains(kind));
+            fitting.map(|(row, _)| *row).collect()
+        };
+        let mut whole = of(&[Unstored::Everything, Unstored::Nothing]);
+        for part in TAKEN.parts(&of(&[Unstored::Voucher])) {
+            let mut query = TAKEN.of(part.len());
+            for row in part {
+                query = query
+                    .bind(row.id.to_string())
+                    .bind(row.ceiling.as_i64())
+                    .bind(hex::encode(&row.signature))
+                    .bind(row.version.cast_signed());
+            }
+            let done = query.execute(&mut *self.inner).await?.rows_affected();
+            whole.extend(unless_all(part, done));
+        }
+        for part in CHARGED.parts(&of(&[Unstored::Charge])) {
+            let mut query = CHARGED.of(part.len());
+            for row in part {
+                query = query
+                    .bind(row.id.to_string())
+                    .bind(row.charged.as_i64())
+                    .bind(row.last.as_ref().map(|it| to_json("meter.last", it)).transpose()?)
+                    .bind(row.version.cast_signed());
+            }
+            let done = query.execute(&mut *self.inner).await?.rows_affected();
+            whole.extend(unless_all(part, done));
+        }
+        for part in PUT.parts(&whole) {
             let mut query = PUT.of(part.len());
             for row in part {
                 let last = row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
