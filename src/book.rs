@@ -31,6 +31,8 @@ pub struct Agent {
     /// What the contract holds; `None` if it does not know the agent.
     pub chain: Option<ChainLimits>,
     /// What the contract lets it spend by x402 coupons, beside those limits.
+    pub granted: CouponGrant,
+    /// The same within what its policy file says: what it is let to spend.
     pub coupons: CouponGrant,
     /// What is used.
     pub usage: Usage,

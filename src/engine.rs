@@ -26,6 +26,7 @@ use crate::{
     channel::{self, payee::Meters},
     clock::{self, Clock},
     config::Config,
+    contract::coupon::CouponGrant,
     escrow::{
         self, ActionRequest, EscrowPage, EscrowRequest, EscrowView, Opened, StepApprovalView,
         act::Caller,
@@ -38,7 +39,7 @@ use crate::{
     metrics::Metrics,
     notify,
     payment::{AgentId, FundsMoved, Payee, PaymentId, PaymentRequest, State},
-    policy,
+    policy::{self, Coupons},
     reconcile::Restored,
     refusal::{Code, Refusal},
     rpc::{At, Head, Rpc, RpcError},
@@ -941,6 +942,13 @@ impl Engine {
                     on_chain: chain.is_some(),
                     policy_version: chain.map_or(0, |chain| chain.version),
                     limits: policy::limit_views(&known.policy, chain, usage, &book.wallet, now_s),
+                    coupons: Coupons::from(known.granted).into(),
+                    coupons_in_file: known
+                        .policy
+                        .coupons
+                        .clone()
+                        .filter(|file| CouponGrant::from(file) != known.granted)
+                        .map(Into::into),
                     at_risk: policy::worst_case(
                         &known.policy,
                         chain,

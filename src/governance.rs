@@ -405,7 +405,8 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
             if let Some(agent) = book.agents.get_mut(id) {
                 agent.usage.frozen = limits.frozen || ordered.contains(id);
                 agent.chain = chain;
-                agent.coupons = CouponGrant::unpack(*coupons);
+                agent.granted = CouponGrant::unpack(*coupons);
+                agent.coupons = agent.granted.within(agent.policy.coupons.as_ref());
             }
         }
         for ((payee, label), record) in payees.iter().zip(&records) {

@@ -550,8 +550,9 @@ async fn load_agents(
                 other.policy.agent
             )));
         }
-        let (usage, coupons) = (Usage::default(), contract::coupon::CouponGrant::default());
-        book.add_agent(Agent { policy, address, key_id, chain: None, coupons, usage });
+        let (usage, granted) = (Usage::default(), contract::coupon::CouponGrant::default());
+        let coupons = granted;
+        book.add_agent(Agent { policy, address, key_id, chain: None, granted, coupons, usage });
     }
     tx.append_audit(&drafts, clock.now_ms()).await?;
     tx.commit().await?;

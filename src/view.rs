@@ -12,6 +12,7 @@ use crate::{
     alert::AlertKind,
     money::Usdc,
     payment::{AgentId, Context, FundsMoved, PaymentId, State},
+    policy::{CouponClass, Coupons},
     refusal::Refusal,
 };
 
@@ -253,10 +254,33 @@ pub struct AgentView {
     pub policy_version: u64,
     /// Every limit.
     pub limits: Vec<LimitView>,
+    /// What the contract grants it in x402 coupons, beside its limits.
+    #[serde(default)]
+    pub coupons: CouponsView,
+    /// What its policy file says of them, where that is something else: the lesser of both holds, none where
+    /// the periods differ. `bursar policy propose` puts the file's to the operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coupons_in_file: Option<CouponsView>,
     /// The most it could still pay in 24 hours if it were stolen now: what is left of its tightest
     /// cap, and what its x402 coupons take out.
     #[schema(value_type = String)]
     pub at_risk: Usdc,
+}
+
+/// An agent's x402 coupons.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CouponsView {
+    /// Length of a period, seconds; 0: none.
+    pub every_s: u32,
+    /// Of each class, how many there are in a period and what each is good for, like `200x0.01`.
+    #[schema(value_type = Vec<String>)]
+    pub classes: Vec<CouponClass>,
+}
+
+impl From<Coupons> for CouponsView {
+    fn from(coupons: Coupons) -> Self {
+        Self { every_s: coupons.every_s, classes: coupons.classes }
+    }
 }
 
 /// A relayer and its gas money.

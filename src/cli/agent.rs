@@ -12,7 +12,13 @@ use super::{
     remote::{OperatorArgs, Remote},
     table::table,
 };
-use crate::{auth, keys::create_agent_key, review::one_line, view::AgentView};
+use crate::{
+    auth,
+    keys::create_agent_key,
+    policy::Coupons,
+    review::one_line,
+    view::{AgentView, CouponsView},
+};
 
 /// Agents: make a request key, list them.
 #[derive(ClapArgs, Debug)]
@@ -118,8 +124,11 @@ fn many(agents: &[AgentView]) -> String {
 }
 
 fn one(agent: &AgentView) -> String {
+    let wanted = agent.coupons_in_file.as_ref().map_or_else(String::new, |file| {
+        format!("; its policy file says {}: the lesser of both holds", coupons(file))
+    });
     format!(
-        "{} ({}) is {}; sponsor {}; policy version {}; at risk {} USDC\nrequest key {}\n\n{}",
+        "{} ({}) is {}; sponsor {}; policy version {}; at risk {} USDC\nrequest key {}\ncoupons {}{}\n\n{}",
         agent.agent,
         agent.address,
         state(agent),
@@ -127,6 +136,12 @@ fn one(agent: &AgentView) -> String {
         agent.policy_version,
         agent.at_risk,
         one_line(&agent.key_id),
+        coupons(&agent.coupons),
+        wanted,
         limits_text(&agent.limits),
     )
+}
+
+fn coupons(view: &CouponsView) -> Coupons {
+    Coupons { every_s: view.every_s, classes: view.classes.clone() }
 }

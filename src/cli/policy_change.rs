@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::TightenReceipt,
-    contract::{AgentLimits, IPolicyChanges},
+    contract::{AgentLimits, IPolicyChanges, coupon::CouponGrant},
     policy::Policy,
     review,
     view::{ProposalState, ProposalView, ProposeBody},
@@ -27,7 +27,8 @@ use crate::{
 /// Seconds that a tightening order may be carried to the chain.
 const ORDER_S: u64 = 3_600;
 
-/// Propose an agent's limits as its policy file says. Needs the quorum and waits out the delay.
+/// Propose an agent's limits as its policy file says, and its coupons where the file has any and they
+/// differ. Needs the quorum and waits out the delay.
 #[derive(ClapArgs, Debug)]
 #[command(after_help = "Examples:\n\
     \x20 bursar policy propose policies/scout.toml --keystore alice.json\n\
@@ -149,12 +150,35 @@ pub async fn propose(args: &ProposeArgs, remote: &Remote) -> Result<(), CliError
         .map_err(|error| CliError::new(Kind::Usage, error))?;
     let change = IPolicyChanges::setAgentCall { agent, limits }.abi_encode();
     if args.now {
+        // Fewer coupons hold by the file itself; the contract lets one operator take away all or none.
         return order(&session, change, remote).await;
     }
-    file(&session, change, None, !args.no_sign, remote).await
+    let mut changes = vec![change];
+    changes.extend(coupons(&session, &policy, agent).await?);
+    for change in changes {
+        file(&session, change, None, !args.no_sign, remote).await?;
+    }
+    Ok(())
 }
 
-/// Fits a number into one of the contract's fields.
+/// The change that gives an agent the coupons of its file, where the contract has others.
+async fn coupons(
+    session: &Session,
+    policy: &Policy,
+    agent: Address,
+) -> Result<Option<Vec<u8>>, CliError> {
+    let Some(file) = &policy.coupons else { return Ok(None) };
+    let agents = session.client.agents().await?;
+    let known = agents.into_iter().find(|known| known.address == agent).map(|known| known.coupons);
+    let granted = known.unwrap_or_default();
+    if (granted.every_s, &granted.classes) == (file.every_s, &file.classes) {
+        return Ok(None);
+    }
+    let word = CouponGrant::from(file).pack();
+    let coupons = word.map_err(|error| CliError::new(Kind::Usage, error))?;
+    Ok(Some(IPolicyChanges::setCouponsCall { agent, coupons }.abi_encode()))
+}
+
 /// Runs `bursar policy sign`.
 ///
 /// # Errors

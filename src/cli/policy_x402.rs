@@ -1,7 +1,5 @@
 //! `bursar policy coupons|claimer`: what operators grant for HTTP 402 beside an agent's limits.
 
-use std::str::FromStr;
-
 use alloy::{
     primitives::{Address, U256},
     sol_types::SolCall as _,
@@ -17,9 +15,9 @@ use super::{
 use crate::{
     contract::{
         IPolicyChanges,
-        coupon::{CLASSES, CouponClass, CouponGrant},
+        coupon::{CLASSES, CouponGrant},
     },
-    money::Usdc,
+    policy::{CouponClass, Coupons},
 };
 
 /// Propose how much an agent may spend by x402 coupons, or take them away at once.
@@ -42,7 +40,7 @@ pub struct CouponsArgs {
     every: Option<Span>,
     /// So many coupons in each period, each for at most so much, like 200x0.01; up to four.
     #[arg(long, value_name = "COUNTxUSDC", required_unless_present = "none")]
-    class: Vec<Class>,
+    class: Vec<CouponClass>,
     /// No coupons any more.
     #[arg(long, conflicts_with_all = ["every", "class", "no_sign"])]
     none: bool,
@@ -77,26 +75,6 @@ pub struct ClaimerArgs {
     no_sign: bool,
 }
 
-/// One class of coupons, as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Class(CouponClass);
-
-impl FromStr for Class {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str =
-            "write a count up to 65535, x, and an amount of USDC, like 200x0.01; neither is 0";
-        let (count, most) = text.split_once('x').ok_or(FORM)?;
-        let count = count.parse::<u16>().map_err(|_| FORM)?;
-        let most = most.parse::<Usdc>().map_err(|_| FORM)?.units();
-        if count == 0 || most == 0 {
-            return Err(FORM);
-        }
-        Ok(Self(CouponClass { count, most }))
-    }
-}
-
 /// Runs `bursar policy coupons`.
 ///
 /// # Errors
@@ -108,10 +86,7 @@ pub async fn coupons(args: &CouponsArgs, remote: &Remote) -> Result<(), CliError
         return Err(usage(format!("there are {CLASSES} classes of coupons at most")));
     }
     let period_s = args.every.map_or(0, |span| span.0);
-    let mut grant = CouponGrant { period_s, ..CouponGrant::default() };
-    for (slot, Class(class)) in grant.classes.iter_mut().zip(&args.class) {
-        *slot = *class;
-    }
+    let grant = CouponGrant::from(&Coupons { every_s: period_s, classes: args.class.clone() });
     let word = grant.pack().map_err(|error| usage(error.to_string()))?;
     if !args.none && grant.period_s == 0 {
         return Err(usage("a period of no time has no coupons".into()).hint("see --none"));
@@ -153,19 +128,5 @@ async fn carry(
         order(session, change, remote).await
     } else {
         file(session, change, None, sign, remote).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_class_is_a_count_and_an_amount() {
-        let class = "200x0.01".parse::<Class>().unwrap();
-        assert_eq!(class, Class(CouponClass { count: 200, most: 10_000 }));
-        for bad in ["", "x", "200", "200x", "x0.01", "0x1", "5x0", "65536x1", "1x-1", "1x1x1"] {
-            assert!(bad.parse::<Class>().is_err(), "{bad}");
-        }
     }
 }

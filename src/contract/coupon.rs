@@ -7,7 +7,10 @@ use alloy::{
 };
 
 use super::{IUsdc, token::TransferWithAuthorization};
-use crate::money::{MAX_UNITS, Usdc};
+use crate::{
+    money::{MAX_UNITS, Usdc},
+    policy::{self, Coupons},
+};
 
 pub use self::abi::{Coupon, DelegationContext, IX402Payer, Redemption};
 
@@ -52,7 +55,43 @@ pub struct CouponGrant {
 #[error("{0} base units are more than a coupon can be good for, which is {MOST}")]
 pub struct TooLarge(pub u64);
 
+impl From<&Coupons> for CouponGrant {
+    fn from(coupons: &Coupons) -> Self {
+        let mut grant = Self { period_s: coupons.every_s, ..Self::default() };
+        for (slot, class) in grant.classes.iter_mut().zip(&coupons.classes) {
+            *slot = CouponClass { count: class.count, most: class.most.units() };
+        }
+        grant
+    }
+}
+
+impl From<CouponGrant> for Coupons {
+    fn from(grant: CouponGrant) -> Self {
+        let classes = grant.classes.iter().filter_map(|class| {
+            let most = Usdc::from_units(class.most).filter(|most| !most.is_zero())?;
+            (class.count != 0).then_some(policy::CouponClass { count: class.count, most })
+        });
+        Self { every_s: grant.period_s, classes: classes.collect() }
+    }
+}
+
 impl CouponGrant {
+    /// Returns what a policy file leaves of the contract's grant: of each class, in its place, the fewer
+    /// and the smaller; nothing where the periods differ.
+    #[must_use]
+    pub fn within(self, file: Option<&Coupons>) -> Self {
+        let Some(file) = file.map(Self::from) else { return self };
+        if file.period_s != self.period_s {
+            return Self::default();
+        }
+        let mut both = self;
+        for (class, file) in both.classes.iter_mut().zip(file.classes) {
+            *class =
+                CouponClass { count: class.count.min(file.count), most: class.most.min(file.most) };
+        }
+        both
+    }
+
     /// Packs it as `setCoupons` takes it.
     ///
     /// # Errors
@@ -236,6 +275,23 @@ mod tests {
         wide.classes[2].most = MOST + 1;
         assert_eq!(wide.pack(), Err(TooLarge(MOST + 1)));
         assert_eq!(index(3, 258), U256::from(0x3_0102));
+    }
+
+    #[test]
+    fn a_file_narrows_a_grant_and_never_widens_it() {
+        let file = |text: &str| toml::from_str::<Coupons>(text).unwrap();
+        let equal = file("every = \"1h\"\nclasses = [\"100x0.01\", \"2x1\"]");
+        let both = grant().within(Some(&equal));
+        assert_eq!(both.classes[..2], grant().classes[..2]);
+        assert_eq!(both.allotment(), 100 * 10_000 + 2 * 1_000_000);
+        let wide = file("every = \"1h\"\nclasses = [\"9000x9\", \"1x0.5\"]");
+        let both = grant().within(Some(&wide));
+        assert_eq!((both.classes[0].count, both.classes[0].most), (100, 10_000));
+        assert_eq!((both.classes[1].count, both.classes[1].most), (1, 500_000));
+        let other = file("every = \"2h\"\nclasses = [\"1x1\"]");
+        assert_eq!(grant().within(Some(&other)), CouponGrant::default());
+        assert_eq!(grant().within(None), grant());
+        assert_eq!(CouponGrant::from(&Coupons::from(CouponGrant::from(&equal))), (&equal).into());
     }
 
     #[test]

@@ -19,12 +19,12 @@ use serde_json::value::RawValue;
 use super::{
     DevnetError, Manifest,
     files::Cast,
-    profile::{self, Plan, Profile},
+    profile::{Plan, Profile},
 };
 use crate::{
     contract::{
         AgentLimits, IPolicyChanges, IPolicyWallet, IQuorum, PayeeLimits, TooWide,
-        coupon::{CouponClass, CouponGrant},
+        coupon::{CouponGrant, TooLarge},
         escrow::{IEscrowPayer, IWorkEscrow},
         hub::{self, IChannelPayer},
         narrow,
@@ -211,12 +211,15 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
         let call = IPolicyChanges::setAgentCall { agent: agent.address, limits };
         changes.push(call.abi_encode().into());
     }
-    for (agent, planned) in cast.agents.iter().zip(&plan.agents) {
-        let coupons = coupons(planned)?;
-        if !coupons.is_zero() {
-            let call = IPolicyChanges::setCouponsCall { agent: agent.address, coupons };
-            changes.push(call.abi_encode().into());
-        }
+    for agent in &cast.agents {
+        let Some(coupons) = &agent.policy.coupons else { continue };
+        let fault = |why: TooLarge| DevnetError::Description {
+            file: "script/devnet.toml",
+            source: format!("coupons of {}: {why}", agent.policy.agent).into(),
+        };
+        let coupons = CouponGrant::from(coupons).pack().map_err(fault)?;
+        let call = IPolicyChanges::setCouponsCall { agent: agent.address, coupons };
+        changes.push(call.abi_encode().into());
     }
     for payee in &plan.payees {
         let mut categories = 0;
@@ -250,22 +253,6 @@ fn birth_changes(plan: &Plan, cast: &Cast) -> Result<Vec<Bytes>, DevnetError> {
     let call = IPolicyChanges::publishPolicyCall { policyHash: keccak256(hashes) };
     changes.push(call.abi_encode().into());
     Ok(changes)
-}
-
-fn coupons(agent: &profile::Agent) -> Result<U256, DevnetError> {
-    let fault = |why: &dyn std::fmt::Display| DevnetError::Description {
-        file: "script/devnet.toml",
-        source: format!("coupons of {}: {why}", agent.name).into(),
-    };
-    let plan = &agent.coupons;
-    let mut grant = CouponGrant { period_s: plan.period_s, ..CouponGrant::default() };
-    if plan.classes.len() > grant.classes.len() {
-        return Err(fault(&"more classes than there are"));
-    }
-    for (slot, class) in grant.classes.iter_mut().zip(&plan.classes) {
-        *slot = CouponClass { count: class.count, most: class.most.units() };
-    }
-    grant.pack().map_err(|why| fault(&why))
 }
 
 /// Reads back what matters: a devnet that is not what its tables say is worse than none.

@@ -131,31 +131,8 @@ pub struct Operator {
 pub struct Agent {
     /// Its name.
     pub name: AgentId,
-    /// What it may spend by x402 coupons.
-    #[serde(default)]
-    pub coupons: CouponPlan,
     /// A policy file but for `agent`, `key_index`, `public_key` and `expires`.
     pub policy: String,
-}
-
-/// An agent's coupons.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CouponPlan {
-    /// Seconds of a period; 0: none.
-    pub period_s: u32,
-    /// Up to four.
-    pub classes: Vec<CouponClassPlan>,
-}
-
-/// Coupons of one size.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CouponClassPlan {
-    /// How many in each period.
-    pub count: u16,
-    /// What each is good for at most.
-    pub most: Usdc,
 }
 
 /// A payee of the registry.

@@ -12,7 +12,7 @@ use serde::{
 };
 use toml::Spanned;
 
-use super::hosts::HostPattern;
+use super::{coupons::Coupons, hosts::HostPattern};
 use crate::{money::Usdc, payment::AgentId};
 
 /// Bytes a policy file may have.
@@ -236,6 +236,8 @@ pub struct Policy {
     pub loops: Option<Loops>,
     /// What it may buy over HTTP 402; `None`: nothing.
     pub fetch: Option<FetchLimits>,
+    /// What it may spend by x402 coupons; `None`: as much as the contract grants.
+    pub coupons: Option<Coupons>,
     /// May one invoice of one payee be paid again?
     pub duplicate_invoices: bool,
     hash: B256,
@@ -346,6 +348,7 @@ impl Policy {
                     within_s: loops.within.0,
                 }),
             }),
+            coupons: raw.coupons,
             duplicate_invoices: raw.invoices.duplicates == Duplicates::Allow,
             hash: keccak256(text),
         })
@@ -432,6 +435,7 @@ struct Document {
     counts: CountsTable,
     loops: Option<LoopsTable>,
     fetch: Option<FetchTable>,
+    coupons: Option<Coupons>,
     #[serde(default)]
     invoices: InvoicesTable,
 }

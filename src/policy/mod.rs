@@ -2,6 +2,7 @@
 //!
 //! Pure: time comes in as unix seconds, the chain's view as values.
 
+mod coupons;
 mod document;
 mod evaluate;
 mod hosts;
@@ -9,6 +10,7 @@ mod lint;
 mod room;
 mod usage;
 
+pub use coupons::{CouponClass, Coupons, NotAClass};
 pub use document::{
     AgentLimits, Categories, CategoriesError, Counts, FetchLimits, FetchLoops, Limits, Loops,
     OnLimit, Policy, PolicyError,
