@@ -153,12 +153,10 @@ pub async fn propose(args: &ProposeArgs, remote: &Remote) -> Result<(), CliError
         // Fewer coupons hold by the file itself; the contract lets one operator take away all or none.
         return order(&session, change, remote).await;
     }
-    let mut changes = vec![change];
-    changes.extend(coupons(&session, &policy, agent).await?);
-    for change in changes {
+    if let Some(change) = coupons(&session, &policy, agent).await? {
         file(&session, change, None, !args.no_sign, remote).await?;
     }
-    Ok(())
+    file(&session, change, None, !args.no_sign, remote).await
 }
 
 /// The change that gives an agent the coupons of its file, where the contract has others.
