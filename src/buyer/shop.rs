@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use alloy::{primitives::B256, signers::local::PrivateKeySigner, sol_types::SolCall as _};
@@ -44,6 +45,10 @@ use crate::{
 pub(super) const DAY_MS: i64 = 86_400_000;
 /// Seconds that must be left of an authorization for it to be sent again.
 const MARGIN_S: u64 = 8;
+/// Times that a voucher is sent again to a seller that is busy with its channel, and the pause before the
+/// first; each is longer by it.
+const BUSY_TRIES: u32 = 6;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Past calls that the loop breaker reads at start.
 const REMEMBERED: u32 = 100_000;
 
@@ -577,10 +582,20 @@ impl Purchase<'_> {
     async fn send(&self, mut row: PurchaseRow, fresh: bool) -> Result<FetchView, Refusal> {
         let inner = self.inner;
         // A second time only where the seller showed that a channel was charged before.
-        let mut again = true;
+        let (mut again, mut tries) = (true, 0);
         let reply = loop {
             let headers = pay::headers(&row, &inner.config.chain)?;
             let reply = inner.shop.web.send(&self.asked.ready, &headers).await;
+            // The seller has its hands on the channel for a moment: the same voucher once more.
+            if let Ok(reply) = &reply
+                && row.channel.is_some()
+                && tries < BUSY_TRIES
+                && tally::is_busy(reply)
+            {
+                tries += 1;
+                tokio::time::sleep(BUSY_PAUSE * tries).await;
+                continue;
+            }
             crash::at(Point::PurchaseAnswered);
             let mut told = match &reply {
                 Ok(reply) => read(&row, reply, inner.clock.now_s()),

@@ -29,7 +29,7 @@ use crate::{
     store::{PurchaseRow, StoreError, Tx},
     x402::{
         Requirements, SettleResponse,
-        batch::{ChannelState, VoucherState},
+        batch::{ChannelState, ERROR_PREFIX, VoucherState},
     },
 };
 
@@ -47,6 +47,12 @@ pub(super) enum Word {
 
 fn units(text: Option<&Value>) -> Option<Usdc> {
     text?.as_str()?.parse::<u64>().ok().and_then(Usdc::from_units)
+}
+
+/// Does the seller say that another request holds the channel?
+pub(super) fn is_busy(reply: &Reply) -> bool {
+    let says = |error: String| error.strip_prefix(ERROR_PREFIX) == Some("channel_busy");
+    reply.status == 402 && offer::read(reply, 0).error.is_some_and(says)
 }
 
 impl Word {

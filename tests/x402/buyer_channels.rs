@@ -181,8 +181,11 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     let till = Till::start(&world, payee, PRICE).await;
     let url = till.url();
     let left = |part: &ChannelPart| DEPOSIT - part.left.units();
+    // Busy for a moment: the same voucher again.
+    till.state.lock().unwrap().busy = 3;
     let first = buys(&world, &url, "first", PRICE).await;
-    let channel = first.id;
+    let (channel, sent) = (first.id, till.seen());
+    assert!(sent.len() == 4 && sent.iter().all(|voucher| *voucher == sent[0]));
     // Less than the price is the seller's right.
     till.does(Then::Charge(PRICE / 2));
     let half = buys(&world, &url, "half", PRICE / 2).await;

@@ -22,7 +22,7 @@ use bursar::{
     },
     x402::{
         self, PaymentPayload, Requirements, SettleResponse, Terms,
-        batch::{Payload, Vouched},
+        batch::{ERROR_PREFIX, Payload, Vouched},
     },
 };
 use http::{HeaderMap, StatusCode};
@@ -68,6 +68,8 @@ pub struct Book {
     /// Vouchers as they came.
     pub seen: Vec<Vouched>,
     pub sold: u64,
+    /// So many vouchers are told that the channel is busy.
+    pub busy: u32,
 }
 
 pub struct Till {
@@ -100,8 +102,14 @@ impl Till {
         let addr = listener.local_addr().unwrap();
         let key = world.daemon_keys().relayer(0).unwrap();
         let hub = Hub::new(world.card.chain_id, HUB);
-        let state =
-            Book { then: Then::Sell, price, channels: HashMap::new(), seen: Vec::new(), sold: 0 };
+        let state = Book {
+            then: Then::Sell,
+            price,
+            channels: HashMap::new(),
+            seen: Vec::new(),
+            sold: 0,
+            busy: 0,
+        };
         let state = Arc::new(Mutex::new(state));
         let offer = Offer {
             chain_id: world.card.chain_id,
@@ -189,8 +197,12 @@ impl Offer {
     }
 
     fn asks(&self, price: u64, more: Value) -> Response {
+        self.asks_for(price, more, "Payment required")
+    }
+
+    fn asks_for(&self, price: u64, more: Value, error: &str) -> Response {
         let offered = json!({
-            "x402Version": 2, "error": "Payment required",
+            "x402Version": 2, "error": error,
             "accepts": [self.requirements(price, more)],
             "resource": { "url": "http://127.0.0.1/paid" },
         });
@@ -228,6 +240,11 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
     let signer = signature.recover_address_from_prehash(&digest).unwrap();
     assert_eq!(signer, vouched.channel_config.payer_authorizer);
 
+    if state.busy > 0 {
+        state.busy -= 1;
+        let error = format!("{ERROR_PREFIX}channel_busy");
+        return shop.offer.asks_for(price, json!({}), &error);
+    }
     if then == Then::Forge {
         let (total, signed) = (price + 5, u128::from(price) + 5);
         let digest = shop.offer.hub.voucher_digest(id, signed);
