@@ -24,7 +24,7 @@ $(OFFICIAL): %/node_modules/.package-lock.json: %/package.json %/package-lock.js
 build: ## Build the program.
 	cargo build --locked
 
-demo: $(NODE) ## Agents pay, operators approve, the books meet the chain: under two minutes after the build.
+demo: $(NODE) $(OFFICIAL) ## Agents pay and buy, operators approve, the books meet the chain: minutes after the build.
 	cargo build --locked --bin bursar --example demo
 	demo/run
 

@@ -10,6 +10,7 @@
 
 mod attribute;
 mod chain;
+mod channels;
 mod escrows;
 mod explain;
 mod found;
@@ -18,6 +19,7 @@ pub(crate) mod restored;
 pub(crate) mod watch;
 
 pub use self::{
+    channels::ChannelLine,
     escrows::{EscrowLine, Escrows},
     report::{Movement, PayeeLine, Report, reconcile},
     restored::{Restored, Undecided, Word},

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     job,
+    market::{self, Market},
     process::{Heard, Logged, What, actor},
     report::Tally,
     script::{Line, Note},
@@ -25,20 +26,29 @@ const KILL_AT: usize = 40;
 /// How long it stays dead.
 const DEAD_FOR: Duration = Duration::from_millis(700);
 /// The whole of it, tables included.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(900);
 /// Operators that sit at their terminals: as many as the quorum needs.
 const OPERATORS: usize = 2;
+
+/// What can be had otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Kill the daemon half-way.
+    pub kill: bool,
+    /// Paid calls through one channel.
+    pub calls: u64,
+}
 
 /// Runs the demo.
 pub async fn run(
     dir: &Path,
     requests: &Path,
     bursar: &Path,
-    kill: bool,
+    how: How,
     lines: Vec<Line>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
-    tokio::time::timeout(LIMIT, play(dir, requests, bursar, kill, lines))
+    tokio::time::timeout(LIMIT, play(dir, requests, bursar, how, lines))
         .await
         .unwrap_or_else(|_| bail!("not over within {} s", LIMIT.as_secs()))?;
     println!(
@@ -53,7 +63,7 @@ async fn play(
     dir: &Path,
     requests: &Path,
     bursar: &Path,
-    kill: bool,
+    how: How,
     lines: Vec<Line>,
 ) -> anyhow::Result<()> {
     let place = dir.to_str().context("the directory's name is not text")?;
@@ -72,7 +82,8 @@ async fn play(
     let devnet = Manifest::read(dir)?;
     print!("{}", std::fs::read_to_string(&log)?);
 
-    let mut daemon = serve(bursar, &devnet).await?;
+    let market = Market::open(dir).await?;
+    let mut daemon = serve(bursar, &devnet, &market).await?;
     println!("The daemon is ready at {}. Agents start; operators watch.\n", devnet.api);
 
     let (heard, mut inbox) = mpsc::channel::<Heard>(1024);
@@ -93,7 +104,7 @@ async fn play(
     }
     let mut view = Progress::new(&devnet, &lines);
     let mut tally = Tally::new(&lines);
-    let mut to_kill = kill.then_some(lines.len() * KILL_AT / 100);
+    let mut to_kill = how.kill.then_some(lines.len() * KILL_AT / 100);
     while !running.is_empty() {
         let Heard { who, what } = inbox.recv().await.context("every process has ended")?;
         match what {
@@ -119,7 +130,7 @@ async fn play(
             let open = on_their_way(&devnet).await?;
             view.say(&format!("… it left {open} accepted payments that are not final …"));
             tokio::time::sleep(DEAD_FOR).await;
-            daemon = serve(bursar, &devnet).await?;
+            daemon = serve(bursar, &devnet, &market).await?;
             view.say("… and is back, from its store alone.");
         }
     }
@@ -129,6 +140,7 @@ async fn play(
     }
     tally.show(&devnet).await?;
     job::play(bursar, &devnet).await?;
+    market::play(bursar, &devnet, &market, how.calls).await?;
     daemon.stop().await?;
     let config = devnet.config.to_str().context("the directory's name is not text")?;
     check(bursar, &["reconcile", "--balances", "--config", config])?;
@@ -138,10 +150,11 @@ async fn play(
 }
 
 /// Starts the daemon and waits until it is ready.
-async fn serve(bursar: &Path, devnet: &Manifest) -> anyhow::Result<Logged> {
+async fn serve(bursar: &Path, devnet: &Manifest, market: &Market) -> anyhow::Result<Logged> {
     let config = devnet.config.to_str().context("the directory's name is not text")?;
     let log = devnet.dir.join("daemon.log");
-    let mut daemon = Logged::start("the daemon", bursar, &["serve", "--config", config], &log)?;
+    let args = [&["serve", "--config", config], market.switches()?.as_slice()].concat();
+    let mut daemon = Logged::start("the daemon", bursar, &args, &log)?;
     let ready = format!("{}/readyz", devnet.api);
     daemon
         .until(async || reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()))
@@ -164,7 +177,8 @@ pub fn check(bursar: &Path, args: &[&str]) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { bail!("`bursar {}` failed: {status}", args.join(" ")) }
 }
 
-fn free_port() -> anyhow::Result<u16> {
+/// A port that nobody listens on.
+pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

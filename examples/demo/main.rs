@@ -9,6 +9,7 @@ mod agent;
 mod client;
 mod conduct;
 mod job;
+mod market;
 mod operator;
 mod process;
 mod report;
@@ -33,6 +34,9 @@ struct Args {
     /// Let the daemon live: no SIGKILL half-way.
     #[arg(long)]
     no_kill: bool,
+    /// Paid calls through one channel.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    calls: u64,
     /// The program to show.
     #[arg(long, default_value = "target/debug/bursar", global = true)]
     bursar: PathBuf,
@@ -69,7 +73,10 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let lines = script::read(&args.requests)?;
     match args.role {
-        None => conduct::run(&args.dir, &args.requests, &args.bursar, !args.no_kill, lines).await,
+        None => {
+            let how = conduct::How { kill: !args.no_kill, calls: args.calls };
+            conduct::run(&args.dir, &args.requests, &args.bursar, how, lines).await
+        }
         Some(Role::Agent { name }) => {
             let own = lines.into_iter().filter(|line| line.agent == name).collect();
             agent::run(&Manifest::read(&args.dir)?, &name, own).await

@@ -16,7 +16,7 @@ use std::{
 use alloy::primitives::{Address, B256};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -45,6 +45,8 @@ const LOOK_MS: i64 = 250;
 const DAY_MS: i64 = 86_400_000;
 /// Pause between two looks for a deposit that is awaited.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait of a request for the one before it in its channel.
+const TURN: Duration = Duration::from_secs(1);
 /// Bytes of an answer that are kept for a payer that did not get it.
 pub(crate) const KEPT: usize = 32 * 1024;
 
@@ -201,7 +203,7 @@ impl Meters {
         (id, config): (B256, &ChannelConfig),
         voucher: Presented<'_>,
     ) -> Result<Taken, NotTaken> {
-        let mut held = self.hold(inner, id, config).await?;
+        let mut held = self.hold(inner, id, config, TURN).await?;
         let age_ms = inner.clock.now_ms().saturating_sub(held.row().chain.read_ms);
         let is_moving = held.row().refund.is_some() && age_ms >= LOOK_MS;
         if age_ms >= fresh_ms(config.withdraw_delay) || is_moving {
@@ -238,7 +240,7 @@ impl Meters {
         inner: &Inner,
         (id, config): (B256, &ChannelConfig),
     ) -> Result<Usdc, NotTaken> {
-        match self.hold(inner, id, config).await {
+        match self.hold(inner, id, config, TURN).await {
             Ok(held) => Ok(held.row().charged),
             // Emptied and forgotten, perhaps: what was claimed still counts.
             Err(NotTaken::Unfunded) => Ok(self.read(inner, id).await?.claimed),
@@ -258,7 +260,7 @@ impl Meters {
         voucher: (Usdc, &[u8]),
         amount: Option<Usdc>,
     ) -> Result<MeterRow, NotTaken> {
-        let mut held = self.hold(inner, id, config).await?;
+        let mut held = self.hold(inner, id, config, TURN).await?;
         // A refund's nonce must be the chain's, and what a withdrawal has taken is not there.
         self.refresh(inner, &mut held).await?;
         match held.meter.give_back(&self.hub, voucher, amount) {
@@ -271,16 +273,17 @@ impl Meters {
         }
     }
 
-    /// Takes a channel for one request.
+    /// Takes a channel for one request, waiting so long for who holds it.
     async fn hold(
         &self,
         inner: &Inner,
         id: B256,
         config: &ChannelConfig,
+        wait: Duration,
     ) -> Result<Charge, NotTaken> {
         let fence = self.check_keeper(inner).await?;
         let meter = self.meter(inner, id, config).await?;
-        let meter = meter.try_lock_owned().map_err(|_| NotTaken::Busy)?;
+        let meter = timeout(wait, meter.lock_owned()).await.map_err(|_| NotTaken::Busy)?;
         Ok(Charge { meter, journal: self.journal.clone(), fence, due: Usdc::ZERO })
     }
 
@@ -372,7 +375,7 @@ impl Meters {
         row: &MeterRow,
         chain: OnChain,
     ) -> Result<Option<MeterRow>, NotTaken> {
-        let mut held = match self.hold(inner, row.id, &row.config).await {
+        let mut held = match self.hold(inner, row.id, &row.config, Duration::ZERO).await {
             Ok(held) => held,
             Err(NotTaken::Busy) => return Ok(None),
             Err(other) => return Err(other),

@@ -17,6 +17,7 @@ use crate::view::{ChannelsView, ClaimsView, MeterView, PurseView};
 /// has waited for channels.claim_after_s, and at once when a buyer begins to withdraw. `claim` does it
 /// now.
 #[derive(ClapArgs, Debug)]
+#[command(subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:\n\
     \x20 bursar channels --keystore alice.json\n\
     \x20 bursar channels claim --keystore alice.json\n\

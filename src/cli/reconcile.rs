@@ -188,6 +188,25 @@ fn page(config: &Config, report: &Report) -> String {
     if let Some(escrows) = &report.escrows {
         text += &escrow_page(escrows);
     }
+    if !report.channels.is_empty() {
+        let mut rows = table(&["channel", "to", "put in", "claimed", "still there", "came back"]);
+        for line in report.channels.iter().take(SHOWN) {
+            let known = config.payees.iter().find(|known| known.address == line.payee);
+            let back = line.funded.saturating_sub(line.claimed).saturating_sub(line.held);
+            rows.add_row([
+                line.id.to_string(),
+                known.map_or_else(|| line.payee.to_string(), |known| known.label.clone()),
+                line.funded.to_string(),
+                line.claimed.to_string(),
+                line.held.to_string(),
+                back.to_string(),
+            ]);
+        }
+        text += &format!("{rows}\n\n");
+        if report.channels.len() > SHOWN {
+            text += &format!("and {} more: --json lists them\n\n", report.channels.len() - SHOWN);
+        }
+    }
     if !report.sales.is_empty() {
         text += &format!("{}\n\n", super::sales::routes(&report.sales));
     }

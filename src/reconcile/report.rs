@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     ReconcileError,
     chain::{Moves, balance_of},
+    channels::{self, ChannelLine},
     escrows::{self, Escrows},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub struct PayeeLine {
     pub funded: Usdc,
     /// What escrows paid it since, by the ledger.
     pub released: Usdc,
+    /// Of `received`, what is still in channels to it or came back out of them.
+    pub unclaimed: Usdc,
     /// Its whole USDC balance, wherever that came from.
     pub balance: U256,
 }
@@ -60,7 +63,8 @@ impl PayeeLine {
     /// Does the payee hold exactly what it got? True of one that is new and never pays.
     #[must_use]
     pub fn holds_only_this(&self) -> bool {
-        let direct = U256::from(self.received.saturating_sub(self.funded).units());
+        let apart = self.funded.saturating_add(self.unclaimed);
+        let direct = U256::from(self.received.saturating_sub(apart).units());
         self.balance == direct + U256::from(self.released.units())
     }
 }
@@ -102,6 +106,9 @@ pub struct Report {
     /// What waits in escrows; absent where the wallet opens none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escrows: Option<Escrows>,
+    /// The wallet's own channels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelLine>,
     /// What routes earned, by sales and ledger; the facilitator has read each of them in the chain's
     /// final logs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -209,7 +216,14 @@ pub async fn reconcile(
     missing.sort();
 
     let escrows = escrows::compare(config, rpc, store).await?;
-    let payees = lines(config, rpc, &last, &books, &paid, &in_flight).await?;
+    let channels = channels::read(config, rpc, store, At::from(&last)).await?;
+    let mut payees = lines(config, rpc, &last, &books, &paid, &in_flight).await?;
+    for channel in &channels {
+        if let Some(line) = payees.iter_mut().find(|line| line.payee == channel.payee) {
+            let unclaimed = channel.funded.saturating_sub(channel.claimed);
+            line.unclaimed = line.unclaimed.saturating_add(unclaimed);
+        }
+    }
     let sum = |movements: &[Movement]| {
         movements.iter().fold(U256::ZERO, |sum, m| sum + U256::from(m.amount.units()))
     };
@@ -228,6 +242,7 @@ pub async fn reconcile(
         unexplained,
         missing,
         escrows,
+        channels,
         sales: store.route_sales(config.wallet).await?,
     })
 }
@@ -334,6 +349,7 @@ async fn lines(
             transfers: posting.map_or(Usdc::ZERO, |posting| posting.transfers),
             funded: posting.map_or(Usdc::ZERO, |posting| posting.funded),
             released: posting.map_or(Usdc::ZERO, |posting| posting.released),
+            unclaimed: Usdc::ZERO,
             balance: balance_of(config, rpc, payee, last.into()).await?,
         });
     }

@@ -19,6 +19,7 @@ use crate::{
     ledger::Account,
     money::Usdc,
     payment::AgentId,
+    reconcile::ChannelLine,
 };
 
 pub use crate::channel::purse::PurseRow;
@@ -224,6 +225,31 @@ impl Store {
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(read_purse).collect()
+    }
+
+    /// Reads what final payments put into the wallet's own channels, by channel; nothing of the hub's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn channel_fundings(&self) -> Result<Vec<ChannelLine>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT channel_id, payee, CAST(SUM(amount) AS BIGINT) FROM payment
+             WHERE channel_id IS NOT NULL AND state = 'paid' GROUP BY channel_id, payee
+             ORDER BY channel_id",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ChannelLine {
+                    id: parse("payment.channel_id", &row.try_get::<String, _>(0)?)?,
+                    payee: parse("payment.payee", &row.try_get::<String, _>(1)?)?,
+                    funded: narrow_amount(row.try_get(2)?)?,
+                    claimed: Usdc::ZERO,
+                    held: Usdc::ZERO,
+                })
+            })
+            .collect()
     }
 
     /// Reads the wallet's own channels, the newest first, at most `limit`.
