@@ -73,6 +73,24 @@ impl Tried {
     }
 }
 
+/// Channels whose claim was on its way when they were looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Claiming(Mutex<BTreeSet<B256>>);
+
+impl Claiming {
+    /// Notes whose claim is on its way now, and returns those whose is no longer.
+    fn landed(&self, under_way: &BTreeSet<B256>) -> BTreeSet<B256> {
+        let mut before = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let landed = before.difference(under_way).copied().collect();
+        before.clone_from(under_way);
+        landed
+    }
+
+    fn add(&self, ids: impl IntoIterator<Item = B256>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+    }
+}
+
 /// Looks at what is owed; claims what is due, and everything where `now` says so.
 ///
 /// # Errors
@@ -83,8 +101,8 @@ pub(crate) async fn look(inner: &Inner, now: bool) -> Result<Vec<OpenTx>, Engine
     };
     let now_ms = inner.clock.now_ms();
     let mut owing = inner.store.meters_owing(LOOKED).await?;
-    watch(inner, meters, &mut owing).await?;
     let under_way = under_way(inner)?;
+    watch(inner, meters, &mut owing, &meters.claiming.landed(&under_way)).await?;
     let mut groups: BTreeMap<Group, Vec<MeterRow>> = BTreeMap::new();
     for row in owing {
         if !row.owed().is_zero() && !under_way.contains(&row.id) {
@@ -102,7 +120,11 @@ pub(crate) async fn look(inner: &Inner, now: bool) -> Result<Vec<OpenTx>, Engine
             // What was claimed since it was read would be claimed again, for nothing.
             read_again(inner, meters, rows.iter_mut().collect()).await?;
             let owing: Vec<&MeterRow> = rows.iter().filter(|row| !row.owed().is_zero()).collect();
-            sent.extend(claim(inner, meters, group, &owing).await?);
+            let claims = claim(inner, meters, group, &owing).await?;
+            if !claims.is_empty() {
+                meters.claiming.add(owing.iter().map(|row| row.id));
+            }
+            sent.extend(claims);
         }
     }
     if under_way.is_empty() && sent.is_empty() && meters.tried.again(None, now_ms) {
@@ -111,12 +133,19 @@ pub(crate) async fn look(inner: &Inner, now: bool) -> Result<Vec<OpenTx>, Engine
     Ok(sent)
 }
 
-/// Reads those again that were not read for a while.
-async fn watch(inner: &Inner, meters: &Meters, owing: &mut [MeterRow]) -> Result<(), EngineError> {
+/// Reads those again that were not read for a while, or whose claim has landed since.
+async fn watch(
+    inner: &Inner,
+    meters: &Meters,
+    owing: &mut [MeterRow],
+    landed: &BTreeSet<B256>,
+) -> Result<(), EngineError> {
     let watch_ms = inner.config.channels.watch_s.cast_signed().saturating_mul(1_000);
     let before_ms = inner.clock.now_ms().saturating_sub(watch_ms);
-    let mut stale: Vec<&mut MeterRow> =
-        owing.iter_mut().filter(|row| row.chain.read_ms <= before_ms).collect();
+    let mut stale: Vec<&mut MeterRow> = owing
+        .iter_mut()
+        .filter(|row| row.chain.read_ms <= before_ms || landed.contains(&row.id))
+        .collect();
     stale.sort_by_key(|row| row.chain.read_ms);
     stale.truncate(WATCHED);
     read_again(inner, meters, stale).await

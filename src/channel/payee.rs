@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    claim::Tried,
+    claim::{Claiming, Tried},
     journal::Journal,
     meter::{Admitted, Delivered, Meter, MeterRow, OnChain, Presented, Reject},
     on_chain,
@@ -143,6 +143,8 @@ pub(crate) struct Meters {
     fence: Mutex<Option<u64>>,
     /// When groups were claimed last.
     pub(super) tried: Tried,
+    /// Whose claim is on its way.
+    pub(super) claiming: Claiming,
 }
 
 impl Meters {
@@ -155,6 +157,7 @@ impl Meters {
             strangers: Semaphore::new(STRANGERS),
             fence: Mutex::default(),
             tried: Tried::default(),
+            claiming: Claiming::default(),
         }
     }
 
