@@ -92,7 +92,8 @@ pub async fn measure(figures: &mut Figures, work: &Path, count: usize, repeats: 
             Series::new(rates.iter().map(figure).collect())
         };
         let [stored, charged] = &rates;
-        let (by_cpu, by_clock): (fn(&Rate) -> f64, fn(&Rate) -> f64) = (|r| r.cpu, |r| r.wall);
+        let by_cpu = |rate: &Rate| rate.cpu;
+        let by_clock = |rate: &Rate| rate.wall;
         let bare_cpu = series(&bare, by_cpu);
         let bare_wall = series(&bare, by_clock);
         figures.table(
