@@ -44,7 +44,8 @@ impl Journal {
         (Self(sender), Writer(receiver))
     }
 
-    /// Makes a row durable; returns it, as it is kept, when it is.
+    /// Makes a row durable; returns it, as it is kept, when it is. Its version is one that was not kept
+    /// before: what it books is booked once.
     ///
     /// # Errors
     /// 503 if the store does not take it, too many wait, or another daemon keeps the channels now.

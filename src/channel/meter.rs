@@ -47,10 +47,14 @@ pub struct Delivered {
 /// chain, so it counts as gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
+    /// Hash of the wish: the same wish again finds the same refund.
+    pub wish: B256,
     /// The hub's counter that it uses up.
     pub nonce: u64,
     /// How much.
     pub amount: Usdc,
+    /// Is it there? Till then the channel buys nothing.
+    pub is_final: bool,
 }
 
 /// What of a row is not stored yet: what changes with every call is written alone.
@@ -95,7 +99,7 @@ pub struct MeterRow {
     pub booked: Usdc,
     /// Since when something is charged and not claimed, milliseconds.
     pub owed_since_ms: Option<i64>,
-    /// What is on its way back.
+    /// What went back last, or is on its way.
     pub refund: Option<Refund>,
     /// The last answer.
     pub last: Option<Delivered>,
@@ -142,6 +146,12 @@ impl MeterRow {
     #[must_use]
     pub fn claimable(&self) -> Usdc {
         self.charged.min(self.chain.balance)
+    }
+
+    /// What is on its way back.
+    #[must_use]
+    pub fn refunding(&self) -> Option<Refund> {
+        self.refund.filter(|refund| !refund.is_final)
     }
 
     /// What can be given back.
@@ -260,7 +270,7 @@ impl Meter {
         if row.chain.withdraw_since_s.is_some() {
             return Err(Reject::Withdrawing);
         }
-        if row.refund.is_some() {
+        if row.refunding().is_some() {
             return Err(Reject::Refunding);
         }
         let expected = row.charged.checked_add(voucher.price).ok_or(Reject::Overflow)?;
@@ -305,16 +315,21 @@ impl Meter {
         &mut self,
         hub: &Hub,
         (ceiling, signature): (Usdc, &[u8]),
-        amount: Option<Usdc>,
+        (wish, amount): (B256, Option<Usdc>),
     ) -> Result<MeterRow, Reject> {
         self.verify(hub, ceiling, signature)?;
         let row = &self.row;
+        if row.refund.is_some_and(|refund| refund.wish == wish) {
+            // Kept anew: what the chain says meanwhile is booked with it, once.
+            let (version, unstored) = (row.version + 1, Unstored::Everything);
+            return Ok(MeterRow { version, unstored, ..row.clone() });
+        }
         if ceiling != row.charged {
             let (presented, charged) = (ceiling, row.charged);
             return Err(Reject::Mismatch { presented, charged, expected: charged });
         }
-        if row.refund.is_some() {
-            return Ok(row.clone());
+        if row.refunding().is_some() {
+            return Err(Reject::Refunding);
         }
         let free = row.free();
         let amount = amount.unwrap_or(free);
@@ -327,7 +342,8 @@ impl Meter {
         let mut next = row.clone();
         next.version += 1;
         next.unstored = Unstored::Everything;
-        next.refund = Some(Refund { nonce: row.chain.refund_nonce, amount });
+        let nonce = row.chain.refund_nonce;
+        next.refund = Some(Refund { wish, nonce, amount, is_final: false });
         next.chain.balance = row.chain.balance.saturating_sub(amount);
         // It proves what was charged, where a higher one was signed for nothing.
         if next.signature.is_empty() {
@@ -360,10 +376,11 @@ impl Meter {
         let mut next = self.row.clone();
         next.version += 1;
         next.unstored = Unstored::Everything;
-        match next.refund {
-            Some(refund) if chain.refund_nonce > refund.nonce => next.refund = None,
-            Some(refund) => chain.balance = chain.balance.saturating_sub(refund.amount),
-            None => {}
+        if let Some(refund) = next.refund.as_mut().filter(|refund| !refund.is_final) {
+            refund.is_final = chain.refund_nonce > refund.nonce;
+            if !refund.is_final {
+                chain.balance = chain.balance.saturating_sub(refund.amount);
+            }
         }
         // Claimed by somebody with our vouchers, or before they were lost: it was charged, then.
         next.charged = next.charged.max(chain.claimed);

@@ -229,7 +229,8 @@ fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     meter.set(meter.charge(delivered(request(1), 100, 100), 1));
 
     let wish = |meter: &mut Meter, total: u64, amount: Option<u64>| {
-        meter.give_back(&hub(), (usdc(total), &sign(id, total)), amount.map(usdc))
+        let wish = (request(amount.unwrap_or(0)), amount.map(usdc));
+        meter.give_back(&hub(), (usdc(total), &sign(id, total)), wish)
     };
     assert!(matches!(wish(&mut meter, 99, None), Err(Reject::Mismatch { .. })));
     assert!(matches!(wish(&mut meter, 100, Some(901)), Err(Reject::RefundAmount { .. })));
@@ -239,7 +240,8 @@ fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     let promised = meter.row().refund.unwrap();
     assert_eq!((promised.nonce, promised.amount), (0, usdc(600)));
     // The same wish, and another one: what is on its way is not promised twice.
-    assert_eq!(wish(&mut meter, 100, Some(900)).unwrap().refund, Some(promised));
+    assert_eq!(wish(&mut meter, 100, Some(600)).unwrap().refund, Some(promised));
+    assert!(matches!(wish(&mut meter, 100, Some(300)), Err(Reject::Refunding)));
     assert!(matches!(buy(&mut meter, 200, 2), Err(Reject::Refunding)));
     // A block from before the refund changes nothing; one with it frees the rest.
     let before = OnChain { balance: usdc(1_000), ..OnChain::default() };
@@ -248,6 +250,9 @@ fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     let after = OnChain { balance: usdc(400), refund_nonce: 1, ..OnChain::default() };
     meter.set(meter.seen(after));
     assert!(matches!(buy(&mut meter, 200, 2), Ok(Admitted::Serve(_))));
+    // Asked once more, it is the one that was made.
+    let made = wish(&mut meter, 100, Some(600)).unwrap().refund.unwrap();
+    assert_eq!((made.nonce, made.is_final), (0, true));
     // Gone without us: what was charged and is not there any more is lost, and not claimed for ever.
     let gone = OnChain { refund_nonce: 1, ..OnChain::default() };
     meter.set(meter.seen(gone));

@@ -208,7 +208,7 @@ impl Meters {
     ) -> Result<Taken, NotTaken> {
         let mut held = self.hold(inner, id, config, TURN).await?;
         let age_ms = inner.clock.now_ms().saturating_sub(held.row().chain.read_ms);
-        let is_moving = held.row().refund.is_some() && age_ms >= LOOK_MS;
+        let is_moving = held.row().refunding().is_some() && age_ms >= LOOK_MS;
         if age_ms >= fresh_ms(config.withdraw_delay) || is_moving {
             self.refresh(inner, &mut held).await?;
         }
@@ -261,12 +261,12 @@ impl Meters {
         inner: &Inner,
         (id, config): (B256, &ChannelConfig),
         voucher: (Usdc, &[u8]),
-        amount: Option<Usdc>,
+        wish: (B256, Option<Usdc>),
     ) -> Result<MeterRow, NotTaken> {
         let mut held = self.hold(inner, id, config, TURN).await?;
         // A refund's nonce must be the chain's, and what a withdrawal has taken is not there.
         self.refresh(inner, &mut held).await?;
-        match held.meter.give_back(&self.hub, voucher, amount) {
+        match held.meter.give_back(&self.hub, voucher, wish) {
             Ok(next) => {
                 let kept = held.keep(next, None).await?;
                 crash::at(Point::RefundKept);

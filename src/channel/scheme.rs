@@ -133,7 +133,11 @@ impl<'a> Shown<'a> {
     ///
     /// # Errors
     /// [`Not`].
-    pub(crate) async fn give_back(&self, amount: Option<U256>) -> Result<MeterRow, Not> {
+    pub(crate) async fn give_back(
+        &self,
+        wish: B256,
+        amount: Option<U256>,
+    ) -> Result<MeterRow, Not> {
         let narrow = |amount: U256| u64::try_from(amount).ok().and_then(Usdc::from_units);
         let amount = match amount {
             Some(amount) => {
@@ -143,7 +147,7 @@ impl<'a> Shown<'a> {
         };
         let voucher = (self.ceiling, self.signature.as_ref());
         let channel = (self.id, self.config);
-        let given = self.meters.give_back(self.inner, channel, voucher, amount).await;
+        let given = self.meters.give_back(self.inner, channel, voucher, (wish, amount)).await;
         given.map_err(|not| self.not(not))
     }
 

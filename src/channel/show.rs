@@ -63,7 +63,7 @@ fn meter(row: &MeterRow) -> MeterView {
         owed_since: row.owed_since_ms.map(clock::at_ms),
         leaving_since: leaving.map(seconds),
         leaves_at: leaving.map(|at| seconds(at + u64::from(row.config.withdraw_delay))),
-        refund: row.refund.map_or(Usdc::ZERO, |refund| refund.amount),
+        refund: row.refunding().map_or(Usdc::ZERO, |refund| refund.amount),
         read_at: clock::at_ms(row.chain.read_ms),
     }
 }

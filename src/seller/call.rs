@@ -334,7 +334,10 @@ impl Call {
     async fn refund(&self, refund: &RefundPayload) -> Result<Response, Halt> {
         let config = &refund.channel_config;
         let shown = Shown::read(self.inner(), &self.shown.offer, config, &refund.voucher)?;
-        let row = shown.give_back(refund.amount).await?;
+        let mut wish = self.name().to_vec();
+        wish.extend(refund.voucher.max_claimable_amount.to_be_bytes());
+        wish.extend(refund.amount.unwrap_or_default().to_be_bytes::<32>());
+        let row = shown.give_back(keccak256(wish), refund.amount).await?;
         let meters = self.inner().meters.as_ref();
         let Some((meters, payload)) =
             meters.zip(meters.map(|meters| signed_refund(self.inner(), meters, refund, &row)))

@@ -310,14 +310,17 @@ impl Store {
         row.as_ref().map(read_meter).transpose()
     }
 
-    /// Reads the channels that owe us something, the longest owing first, at most `limit`.
+    /// Reads the channels that owe us something, those first whose state on chain is the oldest, at most
+    /// `limit`; without their last answers.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn meters_owing(&self, limit: u32) -> Result<Vec<MeterRow>, StoreError> {
-        let rows = sqlx::query(select_meter!(
-            "WHERE owed_since_ms IS NOT NULL ORDER BY owed_since_ms, id LIMIT $1"
-        ))
+        let rows = sqlx::query(
+            "SELECT id, config, charged, ceiling, signature, balance, claimed, refund_nonce,
+               withdraw_since_s, read_ms, owed_since_ms, CAST(NULL AS TEXT), version, booked, refund
+             FROM meter WHERE owed_since_ms IS NOT NULL ORDER BY read_ms, id LIMIT $1",
+        )
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;

@@ -431,7 +431,7 @@ CREATE TABLE meter (
   last             TEXT,
   version          BIGINT NOT NULL
 );
-CREATE INDEX meter_owing ON meter (owed_since_ms) WHERE owed_since_ms IS NOT NULL;
+CREATE INDEX meter_owing ON meter (read_ms, id) WHERE owed_since_ms IS NOT NULL;
 
 -- What was charged in channels, by day (since 1970, UTC), route of the price list, and who earns. `booked`
 -- is what of it was claimed, the oldest day first: the ledger has the same.

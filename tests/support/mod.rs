@@ -13,7 +13,7 @@ mod world;
 
 pub use chain::Chain;
 pub use chain::Transfer;
-pub use daemon::Daemon;
+pub use daemon::{Daemon, Environment};
 pub use line::{Cut, Line};
 pub use official::Official;
 pub use postgres::Postgres;

@@ -11,8 +11,10 @@ use alloy::{
     providers::Provider,
 };
 use bursar::{
+    channel::voucher::VoucherKey,
+    contract::hub::{HUB, Hub, IChannelHub},
     payment::{PaymentId, State},
-    store::{FindingKind, PaymentRow, Store},
+    store::{FindingKind, PaymentRow, RouteSales, Store},
 };
 use sqlx::{AnyPool, Row};
 
@@ -91,6 +93,7 @@ impl World {
         assert_eq!(code, 0, "{said}");
         self.every_end_is_told_once(&payments).await;
         self.nothing_was_found().await;
+        self.meters_agree().await;
         if self.runs() {
             self.windows_agree(&payments).await;
         }
@@ -177,6 +180,42 @@ impl World {
             found.retain(|finding| finding.kind != FindingKind::Balance);
         }
         assert!(found.is_empty(), "found by reconciliation: {found:#?}");
+    }
+
+    /// What was charged in channels is what routes earned, and is claimed on chain or owed; nothing was
+    /// claimed above what was charged, or charged above what the payer signed.
+    async fn meters_agree(&self) {
+        let store = Store::open(&self.database()).await.unwrap();
+        let meters = store.meters(None, 1_000).await.unwrap();
+        let earned = store.earnings().await.unwrap();
+        let routes = store.route_sales(self.card.wallet).await.unwrap();
+        store.close().await;
+        assert!(routes.iter().all(RouteSales::agrees), "sales, ledger: {routes:#?}");
+        let contract = IChannelHub::new(HUB, &self.chain.node);
+        let hub = Hub::new(self.card.chain_id, HUB);
+        let mut sums: BTreeMap<Address, (u64, u64)> = BTreeMap::new();
+        for row in meters {
+            let on_chain = contract.channels(row.id).call().await.unwrap();
+            let claimed = u64::try_from(on_chain.totalClaimed).unwrap();
+            assert!(claimed <= row.charged.units(), "claimed {claimed} of {row:?}");
+            assert!(row.charged <= row.ceiling, "charged above the signed: {row:?}");
+            if !row.charged.is_zero() {
+                let digest = hub.voucher_digest(row.id, row.ceiling.units().into());
+                let signer = row.config.payer_authorizer;
+                VoucherKey::recover(digest, &row.signature, signer).unwrap();
+            }
+            let sum = sums.entry(row.config.receiver).or_default();
+            *sum = (sum.0 + row.charged.units(), sum.1 + claimed);
+        }
+        for (receiver, (charged, claimed)) in sums {
+            let of = || earned.iter().filter(|line| line.receiver == receiver);
+            let amount: u64 = of().map(|line| line.amount.units()).sum();
+            assert_eq!(amount, charged, "{receiver}: routes, channels");
+            let booked: u64 = of().map(|line| line.booked.units()).sum();
+            assert!(booked <= claimed, "{receiver}: {booked} booked, {claimed} claimed");
+            let totals = contract.receivers(receiver, self.card.usdc).call().await.unwrap();
+            assert_eq!(u64::try_from(totals.totalClaimed).unwrap(), claimed, "{receiver}: hub");
+        }
     }
 
     async fn nonces_are_gapless(&self) {

@@ -7,7 +7,7 @@ use bursar::{
     config::Config,
 };
 
-use super::{Daemon, World, world::free_port};
+use super::{Daemon, World, daemon::Environment, world::free_port};
 
 /// A daemon of its own configuration, address and files, on the store, the chain and the seed of a
 /// world.
@@ -15,12 +15,18 @@ pub struct Twin {
     config: PathBuf,
     /// Where it listens.
     pub api: String,
+    env: Environment,
     daemon: Option<Daemon>,
 }
 
 impl Twin {
     /// Starts one; `name` tells it from others.
     pub async fn start(world: &World, name: &str) -> Self {
+        Self::start_with(world, name, Vec::new()).await
+    }
+
+    /// The same with something in its environment.
+    pub async fn start_with(world: &World, name: &str, env: Environment) -> Self {
         let mut config: Config =
             toml::from_str(&fs::read_to_string(&world.card.config).unwrap()).unwrap();
         config.listen.set_port(free_port());
@@ -29,14 +35,14 @@ impl Twin {
         config.audit_anchors = PathBuf::from(format!("{name}.anchors"));
         let path = world.card.config.with_file_name(format!("{name}.toml"));
         fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
-        let mut twin = Self { config: path, api, daemon: None };
+        let mut twin = Self { config: path, api, env, daemon: None };
         twin.restart().await;
         twin
     }
 
     pub async fn restart(&mut self) {
         assert!(self.daemon.is_none());
-        self.daemon = Some(Daemon::start(&self.config, &self.api, &Vec::new()).await);
+        self.daemon = Some(Daemon::start(&self.config, &self.api, &self.env).await);
     }
 
     /// SIGKILL.

@@ -5,11 +5,12 @@
 use alloy::{
     primitives::{B256, Bytes, U256},
     signers::{SignerSync as _, local::PrivateKeySigner},
+    sol_types::SolCall as _,
 };
 use bursar::{
     contract::{
         self,
-        hub::{self, ERC3009_COLLECTOR, HUB, Hub},
+        hub::{self, ERC3009_COLLECTOR, HUB, Hub, IChannelHub},
         token::{ReceiveWithAuthorization, token_domain},
     },
     x402::{
@@ -26,7 +27,7 @@ use super::{
     desk::{fields, now_s, payer},
     seller::Shop,
 };
-use crate::support::{Official, Plan, World, wait_for};
+use crate::support::{Backend, Official, Plan, Twin, World, wait_for};
 
 /// What a call costs.
 const PRICE: u64 = 10_000;
@@ -169,6 +170,13 @@ impl Payer {
 
     async fn pay(&self, shop: &Shop, path: &str, payload: Payload) -> Answer {
         send(shop, path, &self.header(&payload)).await
+    }
+
+    /// Sends what is never answered.
+    async fn loses(&self, shop: &Shop, payload: &Payload) {
+        let request = reqwest::Client::new().get(format!("{}/paid", shop.url));
+        let lost = request.header(x402::PAYMENT_SIGNATURE, self.header(payload)).send().await;
+        assert!(lost.is_err(), "{lost:?}");
     }
 
     /// Sends again until there is an answer that says more than "not now".
@@ -439,5 +447,169 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     assert_eq!(next.total(), 12 * PRICE);
     claim(&world, start + 12 * PRICE).await;
     assert_eq!(world.chain.usdc_of(HUB).await, 4 * PRICE);
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_kill_between_two_steps_neither_serves_unpaid_nor_charges_twice() {
+    let mut world = Plan::new()
+        .config(|config| {
+            config.channels.watch_s = 1;
+            config.channels.claim_at = "0.08".parse().unwrap();
+        })
+        .without_daemon()
+        .await;
+    let shop = Shop::open(&mut world).await;
+    let (start, mut calls) = (world.chain.usdc_of(world.card.wallet).await, 0);
+    // Where it dies, how often the handler ran by then, and how often in all.
+    for (place, by_then, in_all) in [
+        ("settlement.committed", 0, 1),
+        ("deposit.settled", 0, 1),
+        ("voucher.committed", 0, 1),
+        // What was made and not charged is made anew; what was charged is kept.
+        ("charge.made", 1, 2),
+        ("charge.committed", 1, 1),
+    ] {
+        world.restart_with(place).await;
+        let payer = Payer::new(&world, &shop).await;
+        let before = shop.made();
+        let deposit = payer.deposit(DEPOSIT, PRICE, 1);
+        let header = payer.header(&deposit);
+        payer.loses(&shop, &deposit).await;
+        world.died().await;
+        assert_eq!(shop.made(), before + by_then, "{place}");
+        world.restart().await;
+        let answer = wait_for("an answer", async || {
+            let answer = send(&shop, "/paid", &header).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await;
+        assert_eq!((answer.status, answer.total()), (200, PRICE), "{place}: {answer:?}");
+        assert_eq!(shop.made(), before + in_all, "{place}");
+        let again = send(&shop, "/paid", &header).await;
+        assert_eq!((again.status, &again.body), (200, &answer.body), "{place}");
+        let had = world.chain.usdc_of(payer.key.address()).await;
+        assert_eq!(had, 1_000_000 - DEPOSIT, "{place}");
+        calls += 1;
+        world.kill();
+    }
+    // A claim is sent by whoever comes next, once: what five payers owe, and a sixth's third call.
+    world.restart_with("claim.committed").await;
+    let payer = Payer::funded(&world, &shop).await;
+    let second = payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await;
+    assert_eq!(second.status, 200);
+    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start, "claimed early");
+    let third = payer.voucher(3 * PRICE);
+    let request = reqwest::Client::new().get(format!("{}/paid", shop.url));
+    // It dies when this is durable, whether or not its answer has left by then.
+    drop(request.header(x402::PAYMENT_SIGNATURE, payer.header(&third)).send().await);
+    world.died().await;
+    world.restart().await;
+    let all = start + (calls + 3) * PRICE;
+    wait_for("the claim's payout", async || {
+        let has = world.chain.usdc_of(world.card.wallet).await;
+        assert!(has <= all);
+        (has == all).then_some(())
+    })
+    .await;
+    let third = payer.insist(&shop, "/paid", &third).await;
+    assert_eq!((third.status, third.total()), (200, 3 * PRICE));
+    let next = payer.pay(&shop, "/paid", payer.voucher(4 * PRICE)).await;
+    assert_eq!((next.status, next.total()), (200, 4 * PRICE));
+    // A refund that is promised is made once, whoever dies over it.
+    for place in ["refund.kept", "settlement.committed:2"] {
+        world.kill();
+        world.restart_with(place).await;
+        let payer = Payer::funded(&world, &shop).await;
+        let wish = payer.refund(PRICE, None);
+        payer.loses(&shop, &wish).await;
+        world.died().await;
+        world.restart().await;
+        // Until it is there the channel buys nothing.
+        let early = payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await;
+        assert_eq!(early.status, 402, "{place}: {early:?}");
+        let back = payer.insist(&shop, "/paid", &wish).await;
+        assert_eq!(back.status, 200, "{place}: {back:?}");
+        let again = payer.pay(&shop, "/paid", wish).await;
+        assert_eq!((again.status, &again.body), (200, &back.body), "{place}: {again:?}");
+        let had = world.chain.usdc_of(payer.key.address()).await;
+        assert_eq!(had, 1_000_000 - PRICE, "{place}");
+    }
+    world.judge().await;
+}
+
+#[tokio::test]
+async fn a_payer_that_leaves_is_claimed_in_time() {
+    let mut world = Plan::new().config(|config| config.channels.watch_s = 1).without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let payer = Payer::funded(&world, &shop).await;
+    let answer = payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await;
+    assert_eq!(answer.status, 200);
+    // Far from due by value and by age; the payer begins to take everything.
+    let from = payer.key.address();
+    world.chain.rpc("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
+    world.chain.rpc("anvil_impersonateAccount", json!([from])).await;
+    let all =
+        IChannelHub::initiateWithdrawCall { config: payer.config.into(), amount: DEPOSIT.into() };
+    world.chain.send_from(from, HUB, all.abi_encode().into()).await;
+    wait_for("the claim's payout", async || {
+        (world.chain.usdc_of(world.card.wallet).await == start + 2 * PRICE).then_some(())
+    })
+    .await;
+    let refused = payer.pay(&shop, "/paid", payer.voucher(3 * PRICE)).await;
+    assert_eq!((refused.status, refused.error()), (402, "insufficient_balance"));
+    let shown = world.operator(0).channels().await.unwrap();
+    let channel = shown.paid_by.iter().find(|row| row.channel == payer.id()).unwrap();
+    assert!(channel.leaves_at.is_some() && channel.lost.is_zero(), "{channel:?}");
+    world.judge().await;
+    // Nothing of what was charged is left for it when its time has come.
+    world.chain.pass(86_401).await;
+    let finish = IChannelHub::finalizeWithdrawCall { config: payer.config.into() };
+    world.chain.send_from(from, HUB, finish.abi_encode().into()).await;
+    assert_eq!(world.chain.usdc_of(from).await, 1_000_000 - 2 * PRICE);
+    assert_eq!(world.chain.usdc_of(HUB).await, 0);
+    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 2 * PRICE);
+}
+
+#[tokio::test]
+async fn one_daemon_keeps_the_channels_and_the_next_takes_over_with_the_vouchers() {
+    let mut world = Plan::new()
+        .on(Backend::Postgres)
+        .config(|config| config.submit.lease_s = 2)
+        .without_daemon()
+        .await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let payer = Payer::funded(&world, &shop).await;
+    let beside = shop.beside();
+    let twin = Twin::start_with(&world, "beside", beside.env(&world, "beside-prices.toml")).await;
+    // The other one sells by the other ways, and says who keeps the channels.
+    let offered = beside.get("/paid", &[]).await;
+    let offered = offered.headers()[x402::PAYMENT_REQUIRED].to_str().unwrap();
+    let offered: PaymentRequired = x402::decode(offered).unwrap();
+    assert!(offered.accepts.iter().all(|offer| offer.scheme() == "exact"));
+    let keeper = world.operator(0).status().await.unwrap().daemon;
+    let second = payer.voucher(2 * PRICE);
+    let refused = payer.pay(&beside, "/paid", second.clone()).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.body["detail"].as_str().unwrap().contains(&keeper), "{refused:?}");
+    let bought = payer.pay(&shop, "/paid", second.clone()).await;
+    assert_eq!((bought.status, bought.total(), shop.made()), (200, 2 * PRICE, 2));
+
+    // The keeper is gone: the next one has the answer, knows the total, and claims.
+    world.kill();
+    let again = payer.insist(&beside, "/paid", &second).await;
+    assert_eq!((again.status, &again.body, shop.made()), (200, &bought.body, 2), "{again:?}");
+    let third = payer.insist(&beside, "/paid", &payer.voucher(3 * PRICE)).await;
+    assert_eq!((third.status, third.total(), shop.made()), (200, 3 * PRICE, 3));
+    let claimed = twin.operator(&world, 0).claim_channels().await.unwrap();
+    assert_eq!(claimed.transactions.len(), 1);
+    wait_for("the claim's payout", async || {
+        (world.chain.usdc_of(world.card.wallet).await == start + 3 * PRICE).then_some(())
+    })
+    .await;
     world.judge().await;
 }

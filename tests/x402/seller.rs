@@ -20,11 +20,12 @@ use super::{
     desk::{fields, payer, signed},
     facilitator::settles_for_each,
 };
-use crate::support::{Official, Plan, World, wait_for};
+use crate::support::{Environment, Official, Plan, World, wait_for};
 
 /// What is sold, and how often it was made.
 pub struct Shop {
     pub url: String,
+    behind: String,
     made: Arc<AtomicU64>,
 }
 
@@ -53,19 +54,34 @@ impl Shop {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let behind = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, upstream).await.unwrap() });
+        let shop = Self::of(&behind, made);
+        world.env.extend(shop.env(world, "prices.toml"));
+        shop
+    }
+
+    fn of(behind: &str, made: Arc<AtomicU64>) -> Self {
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut list = format!("listen = \"{listen}\"\npublic_origin = \"http://{listen}\"\n");
+        Self { url: format!("http://{listen}"), behind: behind.to_owned(), made }
+    }
+
+    /// Another paywall before the same upstream.
+    pub fn beside(&self) -> Self {
+        Self::of(&self.behind, Arc::clone(&self.made))
+    }
+
+    /// What the daemon that sells finds in its environment, its price list written to `file`.
+    pub fn env(&self, world: &World, file: &str) -> Environment {
+        let listen = self.url.strip_prefix("http://").unwrap();
+        let mut list = format!("listen = \"{listen}\"\npublic_origin = \"{}\"\n", self.url);
         for path in ["/paid", "/slow", "/fail"] {
             list += &format!(
                 "[[route]]\npath = \"{path}\"\nmethods = [\"GET\", \"POST\"]\nprice = \"0.01\"\n\
                  description = \"one answer\"\n"
             );
         }
-        let file = world.card.config.with_file_name("prices.toml");
+        let file = world.card.config.with_file_name(file);
         std::fs::write(&file, list).unwrap();
-        world.env.push(("BURSAR_PAYWALL", file.into()));
-        world.env.push(("BURSAR_UPSTREAM", behind.into()));
-        Self { url: format!("http://{listen}"), made }
+        vec![("BURSAR_PAYWALL", file.into()), ("BURSAR_UPSTREAM", self.behind.clone().into())]
     }
 
     pub fn made(&self) -> u64 {
