@@ -142,6 +142,7 @@ pub async fn play(
     };
     stage.by_one_channel(bursar, calls).await?;
     stage.stuck().await?;
+    stage.channels(bursar, &[])?;
     stage.elsewhere().await
 }
 
@@ -221,7 +222,7 @@ impl Stage<'_> {
         ensure!(self.usdc_of(seller).await? == before, "paid before anything was claimed");
 
         let due = before + price.units() * count;
-        self.claim(bursar)?;
+        self.channels(bursar, &["claim"])?;
         self.until("the claim", async || Ok(self.usdc_of(seller).await? == due)).await?;
         let filter = Filter::new()
             .address(hub::HUB)
@@ -298,14 +299,13 @@ impl Stage<'_> {
         other.close().await
     }
 
-    /// One operator has what is owed claimed now, and not when it is worth more.
-    fn claim(&self, bursar: &Path) -> anyhow::Result<()> {
+    /// One operator looks at the channels, or has what is owed claimed now and not when it is worth more.
+    fn channels(&self, bursar: &Path, what: &[&str]) -> anyhow::Result<()> {
         let entry = self.devnet.operators.first().context("no operator")?;
         let path = |path: &Path| path.to_str().map(str::to_owned).context("no text");
         let (key, words) = (path(&entry.keystore)?, path(&entry.passphrase_file)?);
         let who = ["--keystore", &key, "--passphrase-file", &words, "--url", &self.devnet.api];
-        check(bursar, &[&["channels", "claim"], who.as_slice()].concat())?;
-        Ok(())
+        check(bursar, &[&["channels"], what, who.as_slice()].concat())
     }
 
     async fn until(
