@@ -238,9 +238,15 @@ impl Stage<'_> {
         shown.add_row(["calls paid and served".to_owned(), count.to_string()]);
         let sum = price.units().checked_mul(count).and_then(Usdc::from_units).unwrap_or_default();
         shown.add_row(["USDC in all".to_owned(), sum.to_string()]);
-        shown.add_row(["calls a second, one after the other".to_owned(), per_second(count, all)]);
-        shown.add_row(["a call, p50".to_owned(), format!("{:.1?}", at(50))]);
-        shown.add_row(["a call, p99".to_owned(), format!("{:.1?}", at(99))]);
+        shown.add_row(["calls a second".to_owned(), per_second(count, all)]);
+        shown.add_row([
+            "a call with the wait for its turn, p50".to_owned(),
+            format!("{:.1?}", at(50)),
+        ]);
+        shown.add_row([
+            "a call with the wait for its turn, p99".to_owned(),
+            format!("{:.1?}", at(99)),
+        ]);
         shown.add_row(["transactions that settled them".to_owned(), claims.len().to_string()]);
         shown.add_row(["its gas".to_owned(), receipt.gas_used.to_string()]);
         println!("{shown}");
