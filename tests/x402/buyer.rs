@@ -296,8 +296,8 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
         .config(|config| config.fetch.timeout_s = 2)
         .policy(
             BUYER,
-            "float = \"2\"",
-            "float = \"2\"\n[fetch.loops]\nsame_call = 100\nfailures = 100\nwithin = \"60s\"",
+            "channel = \"0.25\"",
+            "channel = \"0.25\"\n[fetch.loops]\nsame_call = 100\nfailures = 100\nwithin = \"60s\"",
         )
         .start()
         .await;
@@ -401,8 +401,8 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
         .policy(BUYER, "host_day = \"5\"", "host_day = \"0.06\"")
         .policy(
             BUYER,
-            "float = \"2\"",
-            "float = \"2\"\n[fetch.loops]\nsame_call = 4\nfailures = 3\nwithin = \"600s\"",
+            "channel = \"0.25\"",
+            "channel = \"0.25\"\n[fetch.loops]\nsame_call = 4\nfailures = 3\nwithin = \"600s\"",
         )
         .start()
         .await;

@@ -40,8 +40,8 @@ fn call(url: &str) -> FetchRequest {
 fn plan() -> Plan {
     Plan::new().policy(
         BUYER,
-        "float = \"2\"",
-        "float = \"2\"\nchannel = \"0.50\"\n[fetch.loops]\nsame_call = 1000\nfailures = 100\nwithin = \"60s\"",
+        "channel = \"0.25\"",
+        "channel = \"0.50\"\n[fetch.loops]\nsame_call = 1000\nfailures = 100\nwithin = \"60s\"",
     )
 }
 
@@ -275,8 +275,8 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
         .policy(BUYER, "host_day = \"5\"", "host_day = \"0.012\"")
         .policy(
             BUYER,
-            "float = \"2\"",
-            "float = \"2\"\nchannel = \"0.50\"\n[fetch.loops]\nsame_call = 10\nfailures = 3\nwithin = \"600s\"",
+            "channel = \"0.25\"",
+            "channel = \"0.50\"\n[fetch.loops]\nsame_call = 10\nfailures = 3\nwithin = \"600s\"",
         )
         .start()
         .await;
@@ -364,6 +364,27 @@ async fn our_own_paywall_sells_to_our_agents_through_a_channel() {
     world.chain.pass(901).await;
     until_closed(&world, channel).await;
     assert_eq!(world.chain.usdc_of(wallet).await, held - 5 * OURS);
+    // The next call opens another one; it comes home when the policy wants no channels any more.
+    let second = buys(&world, &url, "call-6", OURS).await.id;
+    assert_ne!(second, channel);
+    world.stop().await;
+    let file = &world.card.agents[&BUYER.parse().unwrap()].policy;
+    let policy = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, policy.replace("channel = \"0.50\"\n", "")).unwrap();
+    world.restart().await;
+    wait_for("the way home", async || {
+        let all = world.operator(0).channels().await.unwrap().paying;
+        all.into_iter().find(|purse| purse.channel == second).unwrap().comes_home_at
+    })
+    .await;
+    world.chain.pass(901).await;
+    until_closed(&world, second).await;
+    // What was charged was claimed before the payer was out.
+    wait_for("the last payout", async || {
+        (world.chain.usdc_of(payee).await == start + 6 * OURS).then_some(())
+    })
+    .await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held - 6 * OURS);
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
     assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
 }
