@@ -220,6 +220,17 @@ fn pause() -> Duration {
     Duration::from_secs(pause_s.unwrap_or(3 * LEASE_S))
 }
 
+/// Waits until so many daemons are there, by the leases they show.
+async fn present(world: &World, daemons: i64) {
+    let pool = world.tables().await;
+    wait_for(&format!("{daemons} daemons"), async || {
+        let query = "SELECT COUNT(*) FROM lease WHERE name LIKE 'daemon:%'";
+        let there: i64 = sqlx::query_scalar(query).fetch_one(&pool).await.unwrap();
+        (there == daemons).then_some(())
+    })
+    .await;
+}
+
 /// What a daemon writes that signs, sends or books: attempts, their answers, transactions, entries of
 /// the audit log, events.
 async fn written(world: &World) -> Vec<i64> {
@@ -340,8 +351,11 @@ async fn case_24_daemons_that_die_and_sleep_under_load_lose_and_double_nothing()
         let wake = |asleep| {
             if sleeper == 0 { twin.pause(&world, asleep) } else { world.pause(asleep) }
         };
+        present(&world, 3).await;
         wake(true);
         tokio::time::sleep(pause()).await;
+        // Not before the others have missed it: asleep within a commit it can keep them waiting.
+        present(&world, 2).await;
         wake(false);
         moment().await;
         // One that slept within a commit does not know its outcome, and has ended.
