@@ -266,8 +266,8 @@ impl Purchase<'_> {
     }
 
     async fn used(&self) -> Result<FetchUsed, Refusal> {
-        let since = self.inner.clock.now_ms().saturating_sub(DAY_MS);
-        Ok(self.inner.store.bought_since(self.agent, &self.asked.host, since).await?)
+        let now_ms = self.inner.clock.now_ms();
+        Ok(self.inner.store.bought_by(self.agent, &self.asked.host, now_ms).await?)
     }
 
     async fn judge(
@@ -451,7 +451,7 @@ impl Purchase<'_> {
         }
         let money = (passed.terms.pay_to, passed.price);
         restored::may_buy(inner, &mut tx, (agent, key), money).await?;
-        let used = tx.bought_since(agent, &asked.host, now_ms.saturating_sub(DAY_MS)).await?;
+        let used = tx.bought_by(agent, &asked.host, now_ms).await?;
         let context = Context { host: Some(asked.host.clone()), ..Context::default() };
         let mut room = Room { inner, agent, held: None };
         let policy_version = {

@@ -161,6 +161,8 @@ pub struct FetchLimits {
     pub host_day: Usdc,
     /// What all hosts together may be paid over any 24 hours.
     pub day: Usdc,
+    /// What all hosts together may be paid in any minute; `None`: no such limit.
+    pub minute: Option<Usdc>,
     /// Most that the agent's float may hold; `None`: it has none.
     pub float: Option<Usdc>,
     /// Most that one deposit into a channel to a seller gives; `None`: it pays through no channel.
@@ -340,6 +342,7 @@ impl Policy {
                 per_call: fetch.per_call.0,
                 host_day: fetch.host_day.0,
                 day: fetch.day.0,
+                minute: fetch.minute.map(|most| most.0),
                 float: fetch.float.map(|cap| cap.0),
                 channel: fetch.channel.map(|most| most.0).filter(|most| !most.is_zero()),
                 loops: fetch.loops.map_or_else(FetchLoops::default, |loops| FetchLoops {
@@ -491,6 +494,7 @@ struct FetchTable {
     per_call: Amount,
     host_day: Amount,
     day: Amount,
+    minute: Option<Amount>,
     float: Option<Amount>,
     channel: Option<Amount>,
     loops: Option<FetchLoopsTable>,

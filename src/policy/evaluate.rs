@@ -182,6 +182,8 @@ pub struct FetchUsed {
     pub host: Usdc,
     /// From all hosts.
     pub all: Usdc,
+    /// From all hosts in the last minute, rounded up to whole minutes of the clock.
+    pub minute: Usdc,
 }
 
 /// By what a call would be paid, as far as limits differ.
@@ -602,6 +604,18 @@ impl<'a> Judge<'a> {
         });
         let shown = Some(per_call.to_string());
         self.rule("fetch.per_call", shown, Some(amount.to_string()), refusal);
+        if let Some(limit) = limits.minute {
+            let left = limit.saturating_sub(used.minute);
+            let refusal = (amount > left).then(|| {
+                let (used, code) = (used.minute, Code::TooManyPayments);
+                let detail =
+                    format!("{amount} USDC on top of {used} is above {limit} USDC in any minute");
+                let refusal = Refusal::new(code, detail).room(limit, used, left);
+                (Then::Deny, refusal.retry_after(60).hint("ask again in a minute"))
+            });
+            let observed = used.minute.saturating_add(amount).to_string();
+            self.rule("fetch.minute", Some(limit.to_string()), Some(observed), refusal);
+        }
         for (rule, span, limit, used) in [
             ("fetch.host_day", "to one host", limits.host_day, used.host),
             ("fetch.day", "to all hosts", limits.day, used.all),

@@ -272,6 +272,16 @@ impl Lint<'_> {
                 self.error("fetch", key, format!("above fetch.{wider} ({larger})"));
             }
         }
+        if let Some(minute) = fetch.minute {
+            for (is_wrong, what) in [
+                (minute < fetch.per_call, format!("below fetch.per_call ({})", fetch.per_call)),
+                (minute > fetch.day, format!("above fetch.day ({})", fetch.day)),
+            ] {
+                if is_wrong {
+                    self.error("fetch", "minute", what);
+                }
+            }
+        }
         if fetch.per_call.is_zero() {
             self.error("fetch", "per_call", "0: the agent can pay for no call");
         }

@@ -2,7 +2,11 @@
 
 use alloy::primitives::{Address, B256};
 use serde_json::Value;
-use sqlx::{Row as _, any::AnyRow};
+use sqlx::{
+    Any, Row as _,
+    any::{AnyArguments, AnyRow},
+    query::Query,
+};
 
 use super::{
     Store, StoreError, Tx,
@@ -123,18 +127,31 @@ pub(crate) struct Bought {
 
 const BOUGHT: &str =
     "SELECT CAST(COALESCE(SUM(CASE WHEN host = $2 THEN amount ELSE 0 END), 0) AS BIGINT),
-            CAST(COALESCE(SUM(amount), 0) AS BIGINT)
+            CAST(COALESCE(SUM(amount), 0) AS BIGINT),
+            CAST(COALESCE(SUM(CASE WHEN minute >= $4 THEN amount ELSE 0 END), 0) AS BIGINT)
      FROM bought WHERE agent_id = $1 AND minute >= $3";
 
 /// Milliseconds of a minute, and minutes after which a sum is forgotten.
 const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 1_440 * MINUTE_MS;
 const KEPT_MINUTES: i64 = 3 * 1_440;
 
 const SIGNED_AWAY: &str = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM purchase
      WHERE payer = $1 AND state IN ('signed', 'unknown', 'reported')";
 
+/// Asks what an agent bought, from a host and from all of them, in the last 24 hours and the last minute.
+fn used<'q>(agent: &'q AgentId, host: &'q str, now_ms: i64) -> Query<'q, Any, AnyArguments> {
+    let from = |span_ms: i64| now_ms.saturating_sub(span_ms).div_euclid(MINUTE_MS);
+    let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host);
+    query.bind(from(DAY_MS)).bind(from(MINUTE_MS))
+}
+
 fn read_used(row: &AnyRow) -> Result<FetchUsed, StoreError> {
-    Ok(FetchUsed { host: narrow_amount(row.try_get(0)?)?, all: narrow_amount(row.try_get(1)?)? })
+    Ok(FetchUsed {
+        host: narrow_amount(row.try_get(0)?)?,
+        all: narrow_amount(row.try_get(1)?)?,
+        minute: narrow_amount(row.try_get(2)?)?,
+    })
 }
 
 fn read(row: &AnyRow) -> Result<PurchaseRow, StoreError> {
@@ -307,18 +324,17 @@ impl Store {
             .ok_or_else(|| StoreError::corrupt("purchase.state", state))
     }
 
-    /// Adds up what an agent bought since a time, as [`Tx::bought_since`] does.
+    /// Adds up what an agent bought, as [`Tx::bought_by`] does.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn bought_since(
+    pub async fn bought_by(
         &self,
         agent: &AgentId,
         host: &str,
-        since_ms: i64,
+        now_ms: i64,
     ) -> Result<FetchUsed, StoreError> {
-        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host);
-        read_used(&query.bind(since_ms.div_euclid(MINUTE_MS)).fetch_one(&self.readers).await?)
+        read_used(&used(agent, host, now_ms).fetch_one(&self.readers).await?)
     }
 
     /// Adds up what of a payer's money is signed away, as [`Tx::signed_away`] does.
@@ -447,19 +463,18 @@ impl Tx {
         row.as_ref().map(read).transpose()
     }
 
-    /// Adds up what an agent bought since a time, its whole minute counted, from one host and from all:
-    /// what was paid, and what still can be.
+    /// Adds up what an agent bought from one host and from all, in the last 24 hours and in the last minute,
+    /// begun minutes counted whole: what was paid, and what still can be.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn bought_since(
+    pub async fn bought_by(
         &mut self,
         agent: &AgentId,
         host: &str,
-        since_ms: i64,
+        now_ms: i64,
     ) -> Result<FetchUsed, StoreError> {
-        let query = sqlx::query(BOUGHT).bind(agent.as_str()).bind(host);
-        read_used(&query.bind(since_ms.div_euclid(MINUTE_MS)).fetch_one(&mut *self.inner).await?)
+        read_used(&used(agent, host, now_ms).fetch_one(&mut *self.inner).await?)
     }
 
     /// Adds up what of a payer's money is signed away and not known to be final.

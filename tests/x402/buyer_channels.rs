@@ -271,7 +271,7 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
 
 #[tokio::test]
 async fn calls_take_turns_and_limits_hold_for_vouchers() {
-    let world = Plan::new()
+    let mut world = Plan::new()
         .policy(BUYER, "host_day = \"5\"", "host_day = \"0.012\"")
         .policy(
             BUYER,
@@ -306,6 +306,15 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
     }
     let refused = agent.fetch(&call(&path(2)), "other-2").await;
     assert_eq!(refused.code(), Code::DayCapExceeded);
+    // What a minute may cost is held against the last one, whoever was paid.
+    world.stop().await;
+    let file = &world.card.agents[&BUYER.parse().unwrap()].policy;
+    let policy = std::fs::read_to_string(file).unwrap();
+    let policy = policy.replace("host_day = \"0.012\"", "host_day = \"5\"\nminute = \"0.012\"");
+    std::fs::write(file, policy.replace("per_call = \"0.10\"", "per_call = \"0.01\"")).unwrap();
+    world.restart().await;
+    let refused = world.agent(BUYER).fetch(&call(&path(2)), "other-2").await;
+    assert_eq!(refused.code(), Code::TooManyPayments);
     assert_eq!(till.count(one.id).charged, 12 * PRICE);
     assert_eq!(till.sold(), 12);
 }
