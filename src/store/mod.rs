@@ -368,6 +368,9 @@ impl Store {
             AnyPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(Duration::from_secs(10))
+                // A server may have gone meanwhile; a file has not, and asking costs each commit a way
+                // to the connection's thread and back.
+                .test_before_acquire(!sqlite)
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
                         if sqlite {
