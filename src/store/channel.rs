@@ -473,8 +473,10 @@ impl Tx {
             fitting.map(|(row, _)| *row).collect()
         };
         let mut whole = of(&[Unstored::Everything, Unstored::Nothing]);
+        // Only servers take turns.
+        let sqlite = self.turn == 0;
         for part in TAKEN.parts(&of(&[Unstored::Voucher])) {
-            let mut query = TAKEN.of(part.len());
+            let mut query = TAKEN.unnamed(part.len(), sqlite);
             for row in part {
                 query = query
                     .bind(row.id.to_string())
@@ -486,7 +488,7 @@ impl Tx {
             whole.extend(unless_all(part, done));
         }
         for part in CHARGED.parts(&of(&[Unstored::Charge])) {
-            let mut query = CHARGED.of(part.len());
+            let mut query = CHARGED.unnamed(part.len(), sqlite);
             for row in part {
                 query = query
                     .bind(row.id.to_string())

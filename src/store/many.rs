@@ -40,6 +40,17 @@ impl Many {
         sqlx::query(AssertSqlSafe(self.text(rows)))
     }
 
+    /// The same for a statement whose only parameters are its rows', and in which each bind counts: SQLite
+    /// looks a `$7` up among all names before it, and has no name for a `?`.
+    pub(super) fn unnamed(&self, rows: usize, sqlite: bool) -> Query<'static, Any, AnyArguments> {
+        if !sqlite {
+            return self.of(rows);
+        }
+        let row = format!("({})", vec!["?"; self.columns].join(", "));
+        let text = format!("{} VALUES {}{}", self.head, vec![row; rows].join(", "), self.tail);
+        sqlx::query(AssertSqlSafe(text))
+    }
+
     pub(super) fn text(&self, rows: usize) -> String {
         let mut text = format!("{} VALUES ", self.head);
         for row in 0..rows {
