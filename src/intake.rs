@@ -107,6 +107,39 @@ pub(crate) struct Request {
     pub fingerprint: B256,
 }
 
+/// Seconds that the nonce of a request of the daemon's own is remembered.
+const OWN_CLAIM_S: u64 = 60;
+
+/// Asks for a payment that an agent's purchase needs, as the agent would, and waits until it is accepted.
+/// `what` it is for begins its idempotency key.
+///
+/// # Errors
+/// A rule refuses it, or too many requests wait.
+pub(crate) async fn ask_for(
+    inner: &Inner,
+    agent: &AgentId,
+    what: &str,
+    request: Request,
+) -> Result<(), Refusal> {
+    let name = uuid::Uuid::now_v7().simple().to_string();
+    let claim = NonceClaim {
+        key_id: format!("{what}:{agent}"),
+        nonce: name.clone(),
+        expires_s: inner.clock.now_s().saturating_add(OWN_CLAIM_S),
+    };
+    let (reply, answer) = oneshot::channel();
+    let submit = Submit {
+        agent: agent.clone(),
+        claim,
+        key: format!("{what}-{name}"),
+        requests: vec![request],
+        reply,
+    };
+    let busy = || Refusal::new(Code::Overloaded, "too many requests wait").retry_after(1);
+    inner.intake.try_send(Job::Submit(Box::new(submit))).map_err(|_| busy())?;
+    answer.await.map_err(|_| busy())?.map(drop)
+}
+
 /// Reads a request: amounts, texts, payee.
 ///
 /// # Errors

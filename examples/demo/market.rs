@@ -3,7 +3,6 @@
 //! buys from a server that others wrote, out of the wallet itself.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
@@ -111,20 +110,7 @@ impl Market {
     }
 
     fn call(&self, text: &str) -> FetchRequest {
-        get_of(&format!("{}/v1/embed/{text}", self.front))
-    }
-}
-
-fn get_of(url: &str) -> FetchRequest {
-    FetchRequest {
-        url: url.to_owned(),
-        method: None,
-        headers: BTreeMap::new(),
-        body: None,
-        body_base64: None,
-        max_price: None,
-        quote: None,
-        inspect: false,
+        FetchRequest::get(&format!("{}/v1/embed/{text}", self.front))
     }
 }
 
@@ -284,7 +270,7 @@ impl Stage<'_> {
         let before = self.usdc_of(payee).await?;
         let mut other = Other::open(self.devnet, &self.node, payee).await?;
         let client = self.agent(GUEST)?;
-        let view = buy(&client, &get_of(&other.url), "guest-1").await?;
+        let view = buy(&client, &FetchRequest::get(&other.url), "guest-1").await?;
         let receipt = view.receipt.context("a call without a receipt")?;
         ensure!(view.answer.status == 200, "{:?}", view.answer);
         ensure!(receipt.payer_kind == PayerKind::Coupon, "paid by {:?}", receipt.payer_kind);
@@ -295,7 +281,7 @@ impl Stage<'_> {
         .await?;
         let price: Usdc = OTHER_PRICE.parse()?;
         ensure!(self.usdc_of(payee).await? == before + price.units(), "{OTHER} is not paid");
-        let again = buy(&client, &get_of(&other.url), "guest-1").await?;
+        let again = buy(&client, &FetchRequest::get(&other.url), "guest-1").await?;
         ensure!(again.receipt.is_some_and(|receipt| receipt.repeated), "not the same purchase");
         ensure!(self.usdc_of(payee).await? == before + price.units(), "{OTHER} is paid twice");
         println!("  it was served: {}", view.answer.body.as_deref().unwrap_or_default());

@@ -17,7 +17,7 @@ use alloy::{
 };
 use serde_json::Value;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, timeout},
 };
 
@@ -29,7 +29,7 @@ use crate::{
         purse::{NotPaid, PurseRow, PurseState},
     },
     contract::hub::{IChannelPayer, WITHDRAW_DELAY},
-    engine::{Inner, NonceClaim},
+    engine::Inner,
     intake,
     money::Usdc,
     payment::{AgentId, Context, PaymentId, PaymentRequest},
@@ -48,8 +48,6 @@ const WAIT: Duration = Duration::from_secs(15);
 const TURN: Duration = Duration::from_secs(10);
 /// Pause between two looks at the channel.
 const LOOK: Duration = Duration::from_millis(150);
-/// Seconds that the nonce of a deposit's request is remembered.
-const CLAIM_S: u64 = 60;
 
 type Lane = Arc<AsyncMutex<()>>;
 
@@ -261,23 +259,7 @@ impl Way<'_> {
         };
         let mut request = intake::read(inner, &request)?;
         request.channel = Some(Box::new(config));
-        let name = uuid::Uuid::now_v7().simple().to_string();
-        let claim = NonceClaim {
-            key_id: format!("channel:{agent}"),
-            nonce: name.clone(),
-            expires_s: inner.clock.now_s().saturating_add(CLAIM_S),
-        };
-        let (reply, answer) = oneshot::channel();
-        let submit = intake::Submit {
-            agent: agent.clone(),
-            claim,
-            key: format!("channel-{name}"),
-            requests: vec![request],
-            reply,
-        };
-        let busy = || Refusal::new(Code::Overloaded, "too many requests wait").retry_after(1);
-        inner.intake.try_send(intake::Job::Submit(Box::new(submit))).map_err(|_| busy())?;
-        answer.await.map_err(|_| busy())?.map(drop).map_err(|mut refusal| {
+        intake::ask_for(inner, agent, "channel", request).await.map_err(|mut refusal| {
             refusal.detail = format!("the agent's channel cannot be funded: {}", refusal.detail);
             refusal
         })

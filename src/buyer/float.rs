@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use alloy::{primitives::Address, sol_types::SolCall as _};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     contract::IUsdc,
-    engine::{Inner, NonceClaim},
+    engine::Inner,
     intake,
     money::Usdc,
     payment::{AgentId, Context, PaymentRequest},
@@ -23,8 +23,6 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(8);
 /// Pause between two looks at the float.
 const LOOK: Duration = Duration::from_millis(100);
-/// Seconds that the nonce of a top-up's request is remembered.
-const CLAIM_S: u64 = 60;
 
 /// Reads what an account holds at the newest block.
 pub(super) async fn balance(inner: &Inner, account: Address) -> Result<Usdc, Refusal> {
@@ -115,23 +113,7 @@ async fn top_up(
         context: Context { host: Some(host.to_owned()), ..Context::default() },
     };
     let request = intake::read(inner, &request)?;
-    let name = uuid::Uuid::now_v7().simple().to_string();
-    let claim = NonceClaim {
-        key_id: format!("float:{agent}"),
-        nonce: name.clone(),
-        expires_s: inner.clock.now_s().saturating_add(CLAIM_S),
-    };
-    let (reply, answer) = oneshot::channel();
-    let submit = intake::Submit {
-        agent: agent.clone(),
-        claim,
-        key: format!("float-{name}"),
-        requests: vec![request],
-        reply,
-    };
-    let busy = || Refusal::new(Code::Overloaded, "too many requests wait").retry_after(1);
-    inner.intake.try_send(intake::Job::Submit(Box::new(submit))).map_err(|_| busy())?;
-    answer.await.map_err(|_| busy())?.map(drop).map_err(|refusal| {
+    intake::ask_for(inner, agent, "float", request).await.map_err(|refusal| {
         let detail = format!("the agent's float cannot be filled: {}", refusal.detail);
         let mut told = refusal;
         if told.code == Code::PayeeUnknown {

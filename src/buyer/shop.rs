@@ -411,22 +411,18 @@ impl Purchase<'_> {
     }
 
     fn float_key(&self) -> Result<PrivateKeySigner, Refusal> {
-        let index = self.inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
-        let fault = |what: &dyn std::fmt::Display| {
-            Refusal::new(Code::Internal, format!("the float has no key: {what}"))
-        };
-        let index = index.ok_or_else(|| fault(&"the agent is gone"))?;
-        self.inner.keys.float(index).map_err(|error| fault(&error))
+        self.inner.keys.float(self.key_index()?).map_err(no_key)
     }
 
     /// What the agent signs with in the wallet.
     fn agent_key(&self) -> Result<PrivateKeySigner, Refusal> {
-        let index = self.inner.book().agents.get(self.agent).map(|known| known.policy.key_index);
-        let fault = |what: &dyn std::fmt::Display| {
-            Refusal::new(Code::Internal, format!("the agent has no key: {what}"))
-        };
-        let index = index.ok_or_else(|| fault(&"the agent is gone"))?;
-        self.inner.keys.agent(index).map_err(|error| fault(&error))
+        self.inner.keys.agent(self.key_index()?).map_err(no_key)
+    }
+
+    fn key_index(&self) -> Result<u32, Refusal> {
+        let book = self.inner.book();
+        let known = book.agents.get(self.agent).ok_or_else(|| no_key("the agent is gone"))?;
+        Ok(known.policy.key_index)
     }
 
     /// Decides for the last time, signs and stores, all in one commit. `None`: that payer has nothing
@@ -721,6 +717,10 @@ impl Drop for Room<'_> {
             self.inner.book().void(self.agent, &facts);
         }
     }
+}
+
+fn no_key(why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::Internal, format!("there is no key to sign with: {why}"))
 }
 
 /// The outcome that nobody knows yet.

@@ -44,6 +44,23 @@ pub struct FetchRequest {
     pub inspect: bool,
 }
 
+impl FetchRequest {
+    /// A plain GET of `url`.
+    #[must_use]
+    pub fn get(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            method: None,
+            headers: BTreeMap::new(),
+            body: None,
+            body_base64: None,
+            max_price: None,
+            quote: None,
+            inspect: false,
+        }
+    }
+}
+
 /// What the server delivered: status, headers that matter to a reader, body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Answer {

@@ -1,6 +1,6 @@
 //! Our buyer: against official sellers, and against one that does what they do not.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use bursar::{
     alert::AlertKind,
@@ -20,19 +20,6 @@ const PRICE: u64 = 10_000;
 pub(super) const BUYER: &str = "ember";
 /// It may hold so much, and has it filled at once.
 const FLOAT: u64 = 2_000_000;
-
-pub(super) fn call(url: &str) -> FetchRequest {
-    FetchRequest {
-        url: url.to_owned(),
-        method: None,
-        headers: BTreeMap::new(),
-        body: None,
-        body_base64: None,
-        max_price: None,
-        quote: None,
-        inspect: false,
-    }
-}
 
 pub(super) fn receipt(view: &FetchView) -> &Receipt {
     view.receipt.as_ref().unwrap_or_else(|| panic!("no receipt: {view:?}"))
@@ -75,7 +62,7 @@ pub(super) async fn buys_from_each(world: &World) {
     let mut due = world.chain.usdc_of(payee).await;
     for kind in ["express", "hono", "mppx"] {
         let seller = Official::seller(world, kind, payee, PRICE, json!({})).await;
-        let shown = agent.inspect(&call(seller.url())).await.unwrap();
+        let shown = agent.inspect(&FetchRequest::get(seller.url())).await.unwrap();
         assert_eq!(shown.answer.status, 402);
         // mppx offers x402 too; here it is to be paid in its own way.
         let protocol = if kind == "mppx" { "mpp" } else { "x402" };
@@ -84,7 +71,7 @@ pub(super) async fn buys_from_each(world: &World) {
         assert_eq!(shown.offers.iter().filter(|offer| offer.chosen).count(), 1);
         assert_eq!(world.chain.usdc_of(payee).await, due);
 
-        let mut request = call(seller.url());
+        let mut request = FetchRequest::get(seller.url());
         (request.method, request.body) = (Some("POST".into()), Some("what?".into()));
         request.headers.insert("content-type".into(), "text/plain".into());
         request.quote = Some(offer.quote);
@@ -98,7 +85,7 @@ pub(super) async fn buys_from_each(world: &World) {
 
         let again = agent.fetch(&request, kind).await.unwrap();
         assert_eq!((&again.answer, receipt(&again).repeated), (&bought.answer, true));
-        let other = call(&format!("{}?other", seller.url()));
+        let other = FetchRequest::get(&format!("{}?other", seller.url()));
         assert_eq!(agent.fetch(&other, kind).await.code(), Code::IdempotencyKeyReused);
         let seen = seller.ask(json!({})).await;
         assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
@@ -125,7 +112,7 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
         let seller = Official::seller(&world, "express", payee, PRICE, json!({})).await;
         seller.ask(json!({ "set": set })).await;
         // The client repeats by itself what may pass; each time with the same payment.
-        let first = agent.fetch(&call(seller.url()), case).await;
+        let first = agent.fetch(&FetchRequest::get(seller.url()), case).await;
         if let Ok(view) = &first {
             assert_eq!(view.answer.status, 402, "{case}: {view:?}");
         }
@@ -134,7 +121,7 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
         let end = until(&world, &page[0], PurchaseState::Paid).await;
         assert_eq!(end.idempotency_key, case);
         seller.ask(json!({ "set": {} })).await;
-        let again = agent.fetch(&call(seller.url()), case).await.unwrap();
+        let again = agent.fetch(&FetchRequest::get(seller.url()), case).await.unwrap();
         assert_eq!(receipt(&again).state, PurchaseState::Paid);
         assert_eq!(world.chain.usdc_of(payee).await, due, "{case}");
     }
@@ -159,13 +146,13 @@ async fn the_wallet_itself_pays_by_coupons() {
     for (kind, price) in [("express", PRICE), ("hono", 3 * PRICE)] {
         let seller = Official::seller(&world, kind, payee, price, json!({})).await;
         let atlas = world.agent("atlas");
-        let shown = atlas.inspect(&call(seller.url())).await.unwrap();
+        let shown = atlas.inspect(&FetchRequest::get(seller.url())).await.unwrap();
         assert_eq!(shown.offers[0].payer, Some(PayerKind::Coupon), "{shown:?}");
-        let bought = atlas.fetch(&call(seller.url()), kind).await.unwrap();
+        let bought = atlas.fetch(&FetchRequest::get(seller.url()), kind).await.unwrap();
         let paid = receipt(&bought);
         assert_eq!((bought.answer.status, paid.payer_kind), (200, PayerKind::Coupon), "{bought:?}");
         assert_eq!(paid.payer, wallet);
-        let again = atlas.fetch(&call(seller.url()), kind).await.unwrap();
+        let again = atlas.fetch(&FetchRequest::get(seller.url()), kind).await.unwrap();
         assert!(receipt(&again).repeated);
         (due, left) = (due + price, left - price);
         assert_eq!(world.chain.usdc_of(payee).await, due);
@@ -181,11 +168,11 @@ async fn the_wallet_itself_pays_by_coupons() {
     let seller = Hostile::start(&world, offered(std::slice::from_ref(&good)), Then::Sell).await;
     world.stop().await;
     world.restart_with("purchase.answered").await;
-    assert!(world.agent("atlas").fetch(&call(&seller.url()), "crash").await.is_err());
+    assert!(world.agent("atlas").fetch(&FetchRequest::get(&seller.url()), "crash").await.is_err());
     world.died().await;
     world.restart().await;
     let atlas = world.agent("atlas");
-    let again = atlas.fetch(&call(&seller.url()), "crash").await.unwrap();
+    let again = atlas.fetch(&FetchRequest::get(&seller.url()), "crash").await.unwrap();
     assert_eq!(again.answer.status, 200);
     let payments = seller.payments();
     assert!(payments.len() > 1 && payments.iter().all(|payment| *payment == payments[0]));
@@ -193,7 +180,7 @@ async fn the_wallet_itself_pays_by_coupons() {
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
     // A host that lets a coupon lapse cannot check one, perhaps: it is paid from the float then.
     seller.set(|terms| terms.then = Then::AskAgain);
-    let kept = atlas.fetch(&call(&seller.url()), "kept").await.unwrap();
+    let kept = atlas.fetch(&FetchRequest::get(&seller.url()), "kept").await.unwrap();
     let kept = receipt(&kept).clone();
     assert_eq!((kept.payer_kind, kept.state), (PayerKind::Coupon, PurchaseState::Unknown));
     world.chain.pass(60).await;
@@ -203,7 +190,7 @@ async fn the_wallet_itself_pays_by_coupons() {
     })
     .await;
     seller.set(|terms| terms.then = Then::Sell);
-    let float = atlas.fetch(&call(&seller.url()), "float").await.unwrap();
+    let float = atlas.fetch(&FetchRequest::get(&seller.url()), "float").await.unwrap();
     assert_eq!(receipt(&float).payer_kind, PayerKind::Float, "{float:?}");
     assert_eq!(world.chain.usdc_of(payee).await, due + 2 * PRICE);
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
@@ -234,19 +221,20 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     ];
     for (n, (bad, code, rule)) in cases.into_iter().enumerate() {
         let seller = Hostile::start(&world, offered(std::slice::from_ref(&bad)), Then::Sell).await;
-        let refused = refusal(agent.fetch(&call(&seller.url()), &format!("bad-{n}")).await);
+        let refused =
+            refusal(agent.fetch(&FetchRequest::get(&seller.url()), &format!("bad-{n}")).await);
         assert_eq!((refused.code, refused.rule.as_deref()), (code, Some(rule)), "{refused:?}");
         assert_eq!(refused.funds_moved, FundsMoved::No);
         assert!(seller.payments().is_empty());
         // Beside a good one it is passed over, however cheap, and the reason is told.
         let both = offered(&[bad, offer(&world, payee, 20_000), good()]);
         seller.set(|terms| terms.offered = both);
-        let shown = agent.inspect(&call(&seller.url())).await.unwrap();
+        let shown = agent.inspect(&FetchRequest::get(&seller.url())).await.unwrap();
         assert!(shown.offers[2].chosen && shown.offers[0].refusal.is_some(), "{shown:?}");
     }
 
     let seller = Hostile::start(&world, offered(&[good()]), Then::Sell).await;
-    let mut cheap = call(&seller.url());
+    let mut cheap = FetchRequest::get(&seller.url());
     cheap.max_price = Some("0.009".into());
     let refused = refusal(agent.fetch(&cheap, "cheap").await);
     assert_eq!((refused.code, refused.rule.as_deref()), (Code::PriceTooHigh, Some("max_price")));
@@ -254,12 +242,12 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     let mut elsewhere = offered(&[good()]);
     elsewhere["resource"]["url"] = json!("https://bank.example/paid");
     seller.set(|terms| terms.offered = elsewhere);
-    let refused = refusal(agent.fetch(&call(&seller.url()), "spoofed").await);
+    let refused = refusal(agent.fetch(&FetchRequest::get(&seller.url()), "spoofed").await);
     assert_eq!(refused.rule.as_deref(), Some("offer.resource"));
     // Another price, another payee than was quoted.
     seller.set(|terms| terms.offered = offered(&[good()]));
-    let quote = agent.inspect(&call(&seller.url())).await.unwrap().offers[0].quote;
-    let pinned = FetchRequest { quote: Some(quote), ..call(&seller.url()) };
+    let quote = agent.inspect(&FetchRequest::get(&seller.url())).await.unwrap().offers[0].quote;
+    let pinned = FetchRequest { quote: Some(quote), ..FetchRequest::get(&seller.url()) };
     for changed in
         [offer(&world, payee, 9_999), offer(&world, world.payee("tidewater-data"), PRICE)]
     {
@@ -268,10 +256,17 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     }
     // Inside, and without the table that allows to buy.
     for url in ["http://169.254.169.254/latest", "http://10.0.0.1/", "http://[fd00::1]/"] {
-        assert_eq!(agent.fetch(&call(url), url).await.code(), Code::HostNotAllowed, "{url}");
+        assert_eq!(
+            agent.fetch(&FetchRequest::get(url), url).await.code(),
+            Code::HostNotAllowed,
+            "{url}"
+        );
     }
     let dune = world.agent("dune");
-    assert_eq!(dune.fetch(&call(&seller.url()), "dune").await.code(), Code::HostNotAllowed);
+    assert_eq!(
+        dune.fetch(&FetchRequest::get(&seller.url()), "dune").await.code(),
+        Code::HostNotAllowed
+    );
     assert!(seller.payments().is_empty());
     assert!(agent.purchases(None, 10).await.unwrap().purchases.is_empty());
     assert!(world.metric("bursar_payments_denied_total{code=\"offer_changed\"}").await >= 2);
@@ -320,7 +315,7 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
             terms.afterwards = (n == 2).then(|| offered(std::slice::from_ref(&other)))
         });
         let key = format!("case-{n}");
-        let first = agent.fetch(&call(&seller.url()), &key).await;
+        let first = agent.fetch(&FetchRequest::get(&seller.url()), &key).await;
         match (&first, then) {
             (Err(error), _) => assert!(
                 matches!(error, ClientError::Refused(problem)
@@ -339,7 +334,7 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
         }
         // However often it is asked again: the same authorization, or none.
         if then != Then::SettleAndHang {
-            let _ = agent.fetch(&call(&seller.url()), &key).await;
+            let _ = agent.fetch(&FetchRequest::get(&seller.url()), &key).await;
         }
         let payments = seller.payments();
         assert!(!payments.is_empty());
@@ -355,7 +350,7 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
         let end = until(&world, bought, PurchaseState::Unpaid).await;
         assert_eq!((end.funds_moved, end.transaction), (FundsMoved::No, None));
         let key = &bought.idempotency_key;
-        match agent.fetch(&call(&seller.url()), key).await {
+        match agent.fetch(&FetchRequest::get(&seller.url()), key).await {
             // It was delivered, though not paid for.
             Ok(view) => assert!(receipt(&view).repeated),
             Err(error) => assert!(matches!(error, ClientError::Refused(problem)
@@ -378,12 +373,12 @@ async fn a_crash_at_any_point_of_a_purchase_pays_once() {
         }
         world.restart_with(point).await;
         let before = seller.payments().len();
-        let first = world.agent(BUYER).fetch(&call(&seller.url()), point).await;
+        let first = world.agent(BUYER).fetch(&FetchRequest::get(&seller.url()), point).await;
         assert!(first.is_err() || point == "purchase.read", "{point}: {first:?}");
         world.died().await;
         world.restart().await;
         let agent = world.agent(BUYER);
-        let again = agent.fetch(&call(&seller.url()), point).await;
+        let again = agent.fetch(&FetchRequest::get(&seller.url()), point).await;
         let bought = agent.purchases(None, 1).await.unwrap().purchases.remove(0);
         assert_eq!(bought.idempotency_key, point);
         due += PRICE;
@@ -412,7 +407,7 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     let seller = Hostile::start(&world, offered(&[offer(&world, payee, PRICE)]), Then::Sell).await;
     let mut codes = Vec::new();
     for n in 0..8 {
-        let outcome = agent.fetch(&call(&seller.url()), &format!("loop-{n}")).await;
+        let outcome = agent.fetch(&FetchRequest::get(&seller.url()), &format!("loop-{n}")).await;
         codes.push(outcome.is_ok().then_some(()).ok_or_else(|| outcome.code()));
     }
     assert!(codes[..4].iter().all(Result::is_ok), "{codes:?}");
@@ -423,7 +418,7 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     world.stop().await;
     world.restart().await;
     let agent = world.agent(BUYER);
-    let again = agent.fetch(&call(&seller.url()), "loop-9").await;
+    let again = agent.fetch(&FetchRequest::get(&seller.url()), "loop-9").await;
     assert_eq!(again.code(), Code::LoopDetected);
     wait_for("the alert", async || {
         let status = world.operator(0).status().await.unwrap();
@@ -433,9 +428,12 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     // Another path is another call; the host's day holds for both together.
     let paths = format!("http://{}/other", seller.addr);
     for n in 0..2 {
-        agent.fetch(&call(&format!("{paths}-{n}")), &format!("other-{n}")).await.unwrap();
+        agent
+            .fetch(&FetchRequest::get(&format!("{paths}-{n}")), &format!("other-{n}"))
+            .await
+            .unwrap();
     }
-    let refused = refusal(agent.fetch(&call(&format!("{paths}-2")), "other-2").await);
+    let refused = refusal(agent.fetch(&FetchRequest::get(&format!("{paths}-2")), "other-2").await);
     assert_eq!(
         (refused.code, refused.rule.as_deref()),
         (Code::DayCapExceeded, Some("fetch.host_day"))
@@ -447,7 +445,7 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     let dear = Hostile::start(&world, dear, Then::Sell).await;
     for n in 0..5 {
         let url = format!("{}/dear", dear.url());
-        let code = agent.fetch(&call(&url), &format!("dear-{n}")).await.code();
+        let code = agent.fetch(&FetchRequest::get(&url), &format!("dear-{n}")).await.code();
         assert_eq!(code, if n < 3 { Code::PriceTooHigh } else { Code::LoopDetected });
     }
     assert_eq!(dear.calls(), 3);
@@ -460,7 +458,7 @@ async fn a_float_is_filled_by_the_wallet_and_bounded_by_the_policy() {
     let agent = world.agent(BUYER);
     let seller = Hostile::start(&world, offered(&[offer(&world, payee, PRICE)]), Then::Sell).await;
     assert_eq!(world.chain.usdc_of(float).await, 0);
-    let mut request = call(&seller.url());
+    let mut request = FetchRequest::get(&seller.url());
     (request.method, request.body) = (Some("PUT".into()), Some("mine".into()));
     request.headers.insert("x-topic".into(), "weather".into());
     let bought = agent.fetch(&request, "first").await.unwrap();
@@ -486,7 +484,7 @@ async fn a_float_is_filled_by_the_wallet_and_bounded_by_the_policy() {
     v1["maxAmountRequired"] = v1["amount"].take();
     let v1 = json!({ "x402Version": 1, "accepts": [v1] });
     seller.set(|terms| terms.offered = v1);
-    let old = agent.fetch(&call(&seller.url()), "v1").await.unwrap();
+    let old = agent.fetch(&FetchRequest::get(&seller.url()), "v1").await.unwrap();
     assert_eq!((old.answer.status, receipt(&old).scheme.as_str()), (200, "x402-v1 exact"));
     assert!(is_settled(receipt(&old)));
 }

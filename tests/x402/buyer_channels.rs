@@ -1,7 +1,5 @@
 //! Our buyer, by channels: against the official server, and against one that does what it does not.
 
-use std::collections::BTreeMap;
-
 use alloy::primitives::B256;
 use bursar::{
     buyer::{ChannelPart, FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
@@ -24,19 +22,6 @@ const PRICE: u64 = 1_000;
 const BUYER: &str = "ember";
 const DEPOSIT: u64 = 500_000;
 
-fn call(url: &str) -> FetchRequest {
-    FetchRequest {
-        url: url.to_owned(),
-        method: None,
-        headers: BTreeMap::new(),
-        body: None,
-        body_base64: None,
-        max_price: None,
-        quote: None,
-        inspect: false,
-    }
-}
-
 fn plan() -> Plan {
     Plan::new().policy(
         BUYER,
@@ -55,7 +40,7 @@ fn part(receipt: &Receipt) -> &ChannelPart {
 
 /// A call that is delivered and paid: what of it is left in which channel.
 async fn buys(world: &World, url: &str, key: &str, price: u64) -> ChannelPart {
-    let bought = world.agent(BUYER).fetch(&call(url), key).await.unwrap();
+    let bought = world.agent(BUYER).fetch(&FetchRequest::get(url), key).await.unwrap();
     let paid = receipt(&bought);
     assert_eq!((bought.answer.status, paid.state), (200, PurchaseState::Paid), "{bought:?}");
     assert_eq!((paid.payer_kind, paid.payer), (PayerKind::Channel, world.card.wallet));
@@ -94,7 +79,7 @@ async fn buys_from_the_official_server(world: World) {
     let seller = Official::start("channels.mjs", selling).await;
     let (before, held) = (world.chain.usdc_of(payee).await, world.chain.usdc_of(wallet).await);
     let agent = world.agent(BUYER);
-    let shown = agent.inspect(&call(seller.url())).await.unwrap();
+    let shown = agent.inspect(&FetchRequest::get(seller.url())).await.unwrap();
     assert_eq!(shown.offers[0].payer, Some(PayerKind::Channel), "{shown:?}");
     assert_eq!(deposits(&world).await, 0, "an inspection opens nothing");
     let mut channels = Vec::new();
@@ -102,7 +87,8 @@ async fn buys_from_the_official_server(world: World) {
         let part = buys(&world, seller.url(), &format!("call-{n}"), PRICE).await;
         assert_eq!(part.left.units(), DEPOSIT - n * PRICE);
         channels.push(part.id);
-        let again = agent.fetch(&call(seller.url()), &format!("call-{n}")).await.unwrap();
+        let again =
+            agent.fetch(&FetchRequest::get(seller.url()), &format!("call-{n}")).await.unwrap();
         assert!(receipt(&again).repeated);
         assert_eq!(again.answer.body, Some(json!({ "sold": n }).to_string()));
     }
@@ -150,11 +136,11 @@ async fn a_crash_at_any_point_of_a_voucher_pays_once() {
         }
         world.restart_with(point).await;
         let (till, before) = (&tills[n], tills[n].seen().len());
-        let first = world.agent(BUYER).fetch(&call(&till.url()), point).await;
+        let first = world.agent(BUYER).fetch(&FetchRequest::get(&till.url()), point).await;
         assert!(first.is_err(), "{point}: {first:?}");
         world.died().await;
         world.restart().await;
-        let again = world.agent(BUYER).fetch(&call(&till.url()), point).await;
+        let again = world.agent(BUYER).fetch(&FetchRequest::get(&till.url()), point).await;
         sold[n] += 1;
         let channel = till.seen()[0].voucher.channel_id;
         let vouchers = &till.seen()[before..];
@@ -194,7 +180,7 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     // A call that fails and is not charged: unknown, until the next one leaves it out.
     for (key, then) in [("failed", Then::Fail), ("denied", Then::Deny), ("forged", Then::Forge)] {
         till.does(then);
-        let view = agent.fetch(&call(&url), key).await.unwrap();
+        let view = agent.fetch(&FetchRequest::get(&url), key).await.unwrap();
         let open = receipt(&view);
         assert_eq!((open.state, open.funds_moved), (PurchaseState::Unknown, FundsMoved::Maybe));
         assert_eq!(left(part(open)), PRICE * 3 / 2, "{key}: nothing is believed");
@@ -204,12 +190,12 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     assert_eq!((next.id, left(&next)), (channel, PRICE * 5 / 2));
     for key in ["failed", "denied", "forged"] {
         assert_eq!(bought(&world, key).await.state, PurchaseState::Unpaid, "{key}");
-        assert_eq!(agent.fetch(&call(&url), key).await.code(), Code::PurchaseLapsed);
+        assert_eq!(agent.fetch(&FetchRequest::get(&url), key).await.code(), Code::PurchaseLapsed);
     }
 
     // Charged, and the answer is lost: the same voucher again, or the next call finds it out.
     till.does(Then::ChargeAndFail);
-    let open = agent.fetch(&call(&url), "lost").await.unwrap();
+    let open = agent.fetch(&FetchRequest::get(&url), "lost").await.unwrap();
     assert_eq!(receipt(&open).state, PurchaseState::Unknown);
     till.does(Then::Sell);
     let found = buys(&world, &url, "found", PRICE).await;
@@ -218,7 +204,7 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     assert_eq!((lost.state, lost.funds_moved), (PurchaseState::Paid, FundsMoved::Yes), "{lost:?}");
     till.does(Then::ChargeAndCut);
     // The client asks again by itself; this seller gives no answer twice, and proves the charge.
-    let again = agent.fetch(&call(&url), "lost-2").await.unwrap();
+    let again = agent.fetch(&FetchRequest::get(&url), "lost-2").await.unwrap();
     till.does(Then::Sell);
     assert_eq!((again.answer.status, receipt(&again).state), (402, PurchaseState::Paid));
     assert_eq!(left(part(receipt(&again))), PRICE * 11 / 2);
@@ -227,7 +213,7 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     // Dearer vouchers that bought nothing stay signed: a seller can claim them, and is found out.
     till.asks(3 * PRICE);
     till.does(Then::Fail);
-    let open = agent.fetch(&call(&url), "dear").await.unwrap();
+    let open = agent.fetch(&FetchRequest::get(&url), "dear").await.unwrap();
     assert_eq!(receipt(&open).state, PurchaseState::Unknown);
     till.asks(PRICE);
     till.does(Then::Sell);
@@ -254,7 +240,7 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     let mut old = vec![channel];
     for (key, then) in [("more", Then::Charge(PRICE + 1)), ("other", Then::SayMore(1))] {
         till.does(then);
-        let view = agent.fetch(&call(&url), key).await.unwrap();
+        let view = agent.fetch(&FetchRequest::get(&url), key).await.unwrap();
         let paid = receipt(&view);
         assert_eq!((view.answer.status, paid.state), (200, PurchaseState::Paid), "{view:?}");
         assert!(paid.note.as_ref().unwrap().contains("closed"), "{paid:?}");
@@ -294,7 +280,7 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
     let agent = world.agent(BUYER);
     let mut codes = Vec::new();
     for n in 0..9 {
-        let outcome = agent.fetch(&call(&url), &format!("loop-{n}")).await;
+        let outcome = agent.fetch(&FetchRequest::get(&url), &format!("loop-{n}")).await;
         codes.push(outcome.is_ok().then_some(()).ok_or_else(|| outcome.code()));
     }
     assert!(codes[..7].iter().all(Result::is_ok), "{codes:?}");
@@ -304,7 +290,7 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
     for n in 0..2 {
         buys(&world, &path(n), &format!("other-{n}"), PRICE).await;
     }
-    let refused = agent.fetch(&call(&path(2)), "other-2").await;
+    let refused = agent.fetch(&FetchRequest::get(&path(2)), "other-2").await;
     assert_eq!(refused.code(), Code::DayCapExceeded);
     // What a minute may cost is held against the last one, whoever was paid.
     world.stop().await;
@@ -313,7 +299,7 @@ async fn calls_take_turns_and_limits_hold_for_vouchers() {
     let policy = policy.replace("host_day = \"0.012\"", "host_day = \"5\"\nminute = \"0.012\"");
     std::fs::write(file, policy.replace("per_call = \"0.10\"", "per_call = \"0.01\"")).unwrap();
     world.restart().await;
-    let refused = world.agent(BUYER).fetch(&call(&path(2)), "other-2").await;
+    let refused = world.agent(BUYER).fetch(&FetchRequest::get(&path(2)), "other-2").await;
     assert_eq!(refused.code(), Code::TooManyPayments);
     assert_eq!(till.count(one.id).charged, 12 * PRICE);
     assert_eq!(till.sold(), 12);
@@ -348,7 +334,7 @@ async fn our_own_paywall_sells_to_our_agents_through_a_channel() {
     for (n, point) in [(4, "purchase.signed"), (5, "purchase.answered")] {
         world.kill();
         world.restart_with(point).await;
-        assert!(world.agent(BUYER).fetch(&call(&url), point).await.is_err());
+        assert!(world.agent(BUYER).fetch(&FetchRequest::get(&url), point).await.is_err());
         world.died().await;
         world.restart().await;
         let part = buys(&world, &url, point, OURS).await;

@@ -2,14 +2,14 @@
 //! wallet like any other, so it counts against every cap from the moment it is signed.
 
 use bursar::{
-    buyer::{PayerKind, PurchaseState},
+    buyer::{FetchRequest, PayerKind, PurchaseState},
     payment::FundsMoved,
     refusal::Code,
 };
 use serde_json::{Value, json};
 
 use super::{
-    buyer::{BUYER, call, receipt, refusal, until},
+    buyer::{BUYER, receipt, refusal, until},
     desk::Desk,
     hostile::{Hostile, Then, offer, offered},
 };
@@ -44,13 +44,13 @@ async fn what_is_redeemed_counts_from_its_signature_on_and_is_charged_once() {
         "facilitator": Desk::of(&world).url(), "extra": { "assetTransferMethod": "erc7710" },
     });
     let seller = Official::seller(&world, "express", payee, PRICE, more).await;
-    let bought = agent.fetch(&call(seller.url()), "official").await.unwrap();
+    let bought = agent.fetch(&FetchRequest::get(seller.url()), "official").await.unwrap();
     let paid = receipt(&bought);
     assert_eq!((bought.answer.status, paid.payer_kind), (200, PayerKind::Delegation), "{bought:?}");
     assert_eq!((paid.payer, paid.pay_to, paid.amount_units), (wallet, payee, PRICE));
     assert_eq!(bought.offers[0].payer, Some(PayerKind::Delegation));
     assert_eq!(world.chain.usdc_of(payee).await, start + PRICE);
-    let again = agent.fetch(&call(seller.url()), "official").await.unwrap();
+    let again = agent.fetch(&FetchRequest::get(seller.url()), "official").await.unwrap();
     assert_eq!((&again.answer, receipt(&again).repeated), (&bought.answer, true));
     let seen = seller.ask(json!({})).await;
     assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
@@ -61,7 +61,7 @@ async fn what_is_redeemed_counts_from_its_signature_on_and_is_charged_once() {
     // One that nobody redeems holds its room, for payments too and across a restart.
     let good = delegated(offer(&world, payee, PRICE));
     let keeper = Hostile::start(&world, offered(std::slice::from_ref(&good)), Then::AskAgain).await;
-    let kept = agent.fetch(&call(&keeper.url()), "kept").await.unwrap();
+    let kept = agent.fetch(&FetchRequest::get(&keeper.url()), "kept").await.unwrap();
     let kept = receipt(&kept).clone();
     assert_eq!(kept.state, PurchaseState::Unknown);
     world.stop().await;
@@ -69,7 +69,7 @@ async fn what_is_redeemed_counts_from_its_signature_on_and_is_charged_once() {
     let agent = world.agent(BUYER);
     assert_eq!(used(&world).await, "0.04");
     let shop = Hostile::start(&world, offered(std::slice::from_ref(&good)), Then::Sell).await;
-    let refused = refusal(agent.fetch(&call(&shop.url()), "above").await);
+    let refused = refusal(agent.fetch(&FetchRequest::get(&shop.url()), "above").await);
     let rule = refused.rule.as_deref();
     assert_eq!((refused.code, rule), (Code::DayCapExceeded, Some("limits.day")), "{refused:?}");
     assert_eq!((refused.remaining.as_deref(), refused.funds_moved), (Some("0.01"), FundsMoved::No));
@@ -79,7 +79,7 @@ async fn what_is_redeemed_counts_from_its_signature_on_and_is_charged_once() {
     world.chain.pass(60).await;
     until(&world, &kept, PurchaseState::Unpaid).await;
     assert_eq!(used(&world).await, "0.02");
-    let bought = agent.fetch(&call(&shop.url()), "room-again").await.unwrap();
+    let bought = agent.fetch(&FetchRequest::get(&shop.url()), "room-again").await.unwrap();
     assert_eq!((bought.answer.status, receipt(&bought).payer_kind), (200, PayerKind::Delegation));
     until(&world, receipt(&bought), PurchaseState::Paid).await;
     assert_eq!(used(&world).await, "0.04");
@@ -93,11 +93,11 @@ async fn what_is_redeemed_counts_from_its_signature_on_and_is_charged_once() {
         world.restart_with(point).await;
         let before = shop.payments().len();
         // Of the last one the answer may be out before it dies.
-        let _ = world.agent(BUYER).fetch(&call(&shop.url()), point).await;
+        let _ = world.agent(BUYER).fetch(&FetchRequest::get(&shop.url()), point).await;
         world.died().await;
         world.restart().await;
         let agent = world.agent(BUYER);
-        let again = agent.fetch(&call(&shop.url()), point).await;
+        let again = agent.fetch(&FetchRequest::get(&shop.url()), point).await;
         let bought = agent.purchases(None, 1).await.unwrap().purchases.remove(0);
         assert_eq!(
             (bought.idempotency_key.as_str(), bought.payer_kind),

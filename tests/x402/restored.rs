@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use bursar::{
-    buyer::{PayerKind, PurchaseState},
+    buyer::{FetchRequest, PayerKind, PurchaseState},
     payment::State,
     refusal::Code,
     x402::exact::Payload,
 };
 
 use super::{
-    buyer::{call, receipt, within_an_hour},
+    buyer::{receipt, within_an_hour},
     hostile::{Hostile, Then, offer, offered},
     redeemed::delegated,
 };
@@ -25,7 +25,7 @@ const AGENT: &str = "atlas";
 async fn buy(world: &World, shop: &Hostile, key: &str, units: u64, by: PayerKind) {
     ask(world, shop, units, by);
     let agent = world.agent(AGENT);
-    let bought = agent.fetch(&call(&shop.url()), key).await.unwrap();
+    let bought = agent.fetch(&FetchRequest::get(&shop.url()), key).await.unwrap();
     let bought = receipt(&bought);
     assert_eq!((bought.payer_kind, bought.amount_units), (by, units));
     wait_for("the chain's word", async || {
@@ -66,7 +66,10 @@ async fn a_restored_store_signs_no_spent_coupon_and_buys_nothing_again() {
     let agent = world.agent(AGENT);
     ask(&world, &shop, 6_000, PayerKind::Coupon);
     let before = shop.calls();
-    assert_eq!(agent.fetch(&call(&shop.url()), "fresh").await.code(), Code::Unavailable);
+    assert_eq!(
+        agent.fetch(&FetchRequest::get(&shop.url()), "fresh").await.code(),
+        Code::Unavailable
+    );
     assert_eq!(shop.calls(), before, "not while what was signed can still run");
     world.chain.pass(world.config().submit.signature_ttl_s + 60).await;
     let list = wait_for("what the chain has", async || {
@@ -81,11 +84,11 @@ async fn a_restored_store_signs_no_spent_coupon_and_buys_nothing_again() {
     for (key, units) in [("forgotten", 9_000), ("redeemed", 7_000)] {
         let by = if units == 7_000 { PayerKind::Delegation } else { PayerKind::Coupon };
         ask(&world, &shop, units, by);
-        assert_eq!(agent.fetch(&call(&shop.url()), key).await.code(), Code::MaybePaid);
+        assert_eq!(agent.fetch(&FetchRequest::get(&shop.url()), key).await.code(), Code::MaybePaid);
     }
     say(&world, &["match", &named(&list, "0.009"), "--key", "forgotten"]);
     ask(&world, &shop, 9_000, PayerKind::Coupon);
-    assert_eq!(agent.fetch(&call(&shop.url()), "forgotten").await.code(), Code::Gone);
+    assert_eq!(agent.fetch(&FetchRequest::get(&shop.url()), "forgotten").await.code(), Code::Gone);
     say(&world, &["acknowledge", &named(&list, "0.008")]);
     buy(&world, &shop, "once-more", 8_000, PayerKind::Coupon).await;
 
