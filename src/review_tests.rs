@@ -1,4 +1,4 @@
-use alloy::{primitives::address, sol_types::SolCall as _};
+use alloy::{hex, primitives::address, sol_types::SolCall as _};
 
 use super::*;
 use crate::{

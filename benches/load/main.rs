@@ -71,7 +71,7 @@ async fn bench() -> Result<()> {
     let mut figures = Figures::default();
     if measures("vouchers") {
         say("vouchers, bare and stored");
-        vouchers::measure(&mut figures, work.path(), size.vouchers, size.repeats).await?;
+        vouchers::measure(&mut figures, work.path(), size.vouchers).await?;
     }
     if measures("gas") {
         gas::report(&mut figures)?;

@@ -34,7 +34,7 @@ const MEGABYTE: f64 = 1e6;
 
 /// How much is done.
 pub struct Size {
-    /// Vouchers verified and stored.
+    /// Vouchers of a round, verified and stored.
     pub vouchers: usize,
     /// Calls through the paywall, each paid and free: one after the other, and many at once.
     pub calls: usize,
@@ -58,7 +58,7 @@ pub struct Size {
 
 impl Size {
     pub const FULL: Self = Self {
-        vouchers: 200_000,
+        vouchers: 100_000,
         calls: 20_000,
         burst: 10_000,
         paced: 15_000,

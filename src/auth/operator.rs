@@ -11,6 +11,7 @@
 //! being a signature over money.
 
 use alloy::{
+    hex,
     primitives::{Address, B256, Signature, U256, keccak256},
     signers::{SignerSync, local::PrivateKeySigner},
     sol,

@@ -9,6 +9,8 @@
 //! signed for above what is there. By x402's batch-settlement rules the next ceiling is exactly what
 //! was charged plus the price, so a payer never signs away more than one request.
 
+use std::sync::Arc;
+
 use alloy::primitives::B256;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +104,7 @@ pub struct MeterRow {
     /// What went back last, or is on its way.
     pub refund: Option<Refund>,
     /// The last answer.
-    pub last: Option<Delivered>,
+    pub last: Option<Arc<Delivered>>,
     /// Counts changes: of two rows the later one stands.
     pub version: u64,
     /// What of all this the store does not have.
@@ -224,7 +226,7 @@ pub enum Admitted {
     /// The handler may run once this row is durable.
     Serve(Box<MeterRow>),
     /// The same request was charged before: its answer, again.
-    Again(Box<Delivered>),
+    Again(Arc<Delivered>),
 }
 
 /// One channel in memory: its row, its key once it is known, and what its payer is.
@@ -265,7 +267,7 @@ impl Meter {
         if let Some(last) = &row.last
             && (last.request, last.ceiling) == (voucher.request, voucher.ceiling)
         {
-            return Ok(Admitted::Again(Box::new(last.clone())));
+            return Ok(Admitted::Again(Arc::clone(last)));
         }
         if row.chain.withdraw_since_s.is_some() {
             return Err(Reject::Withdrawing);
@@ -281,16 +283,20 @@ impl Meter {
         if presented > row.chain.balance {
             return Err(Reject::AboveBalance { presented, balance: row.chain.balance });
         }
-        let mut next = row.clone();
-        next.version += 1;
-        next.unstored = row.unstored.and(Unstored::Voucher);
-        next.last = None;
         // After a failed handler a lower price may come: the higher voucher stays in hand.
-        if presented >= row.ceiling {
-            next.ceiling = presented;
-            next.signature = voucher.signature.to_vec();
-        }
-        Ok(Admitted::Serve(Box::new(next)))
+        let (ceiling, signature) = if presented >= row.ceiling {
+            (presented, voucher.signature)
+        } else {
+            (row.ceiling, row.signature.as_slice())
+        };
+        Ok(Admitted::Serve(Box::new(MeterRow {
+            ceiling,
+            signature: signature.to_vec(),
+            last: None,
+            version: row.version + 1,
+            unstored: row.unstored.and(Unstored::Voucher),
+            ..*row
+        })))
     }
 
     /// Is it the payer's own? Asked before everything else: what a stranger says teaches it nothing.
@@ -366,7 +372,7 @@ impl Meter {
             next.unstored = Unstored::Everything;
         }
         next.charged = charged;
-        next.last = Some(delivered);
+        next.last = Some(Arc::new(delivered));
         next
     }
 

@@ -74,7 +74,7 @@ pub(crate) enum Taken {
     /// Serve, then call [`Charge::done`]; dropped, nothing is charged.
     Serve(Charge),
     /// The same request was served before: its answer.
-    Again(Box<Delivered>, Box<MeterRow>),
+    Again(Arc<Delivered>, Box<MeterRow>),
 }
 
 /// A channel, held for one request.

@@ -2,6 +2,8 @@
 //! what a payer is told so that it can set itself right. Source: protocol's scheme document for EVM
 //! chains, seller's rules.
 
+use std::sync::Arc;
+
 use alloy::primitives::{B256, Bytes, U256};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -55,7 +57,7 @@ pub(crate) enum Step {
     /// Serve; then [`Charge::done`].
     Serve(Charge),
     /// It was served before.
-    Again(Box<Delivered>, Box<MeterRow>),
+    Again(Arc<Delivered>, Box<MeterRow>),
 }
 
 /// A channel and a voucher of it, held against an offer.

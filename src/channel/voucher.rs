@@ -115,6 +115,7 @@ fn address(key: &PublicKey) -> Address {
 #[cfg(test)]
 mod tests {
     use alloy::{
+        hex,
         primitives::U256,
         signers::{SignerSync as _, local::PrivateKeySigner},
     };

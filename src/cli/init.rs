@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use alloy::hex;
 use clap::Args as ClapArgs;
 use rand::rngs::OsRng;
 use serde::Serialize;

@@ -124,6 +124,7 @@ impl TransferWithAuthorization {
 #[cfg(test)]
 mod tests {
     use alloy::{
+        hex,
         primitives::{address, b256},
         sol_types::SolStruct as _,
     };

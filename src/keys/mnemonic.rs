@@ -99,6 +99,8 @@ fn checked(phrase: &str) -> Result<Bip39, KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use alloy::hex;
+
     use super::*;
 
     /// Phrases of 12, 18 and 24 words from BIP-39's reference vectors (trezor/python-mnemonic), of

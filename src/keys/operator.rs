@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alloy::{primitives::Address, signers::local::PrivateKeySigner};
+use alloy::{hex, primitives::Address, signers::local::PrivateKeySigner};
 use clap::{ArgGroup, Args};
 use eth_keystore::{EthKeystore, KdfparamsType, KeystoreError};
 use rand::rngs::OsRng;

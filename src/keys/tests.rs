@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, marker::PhantomData};
 
-use alloy::{primitives::address, signers::Signer};
+use alloy::{hex, primitives::address, signers::Signer};
 use ed25519_dalek::Signer as _;
 
 use super::*;

@@ -12,6 +12,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use alloy::{
+    hex,
     primitives::{B256, Bytes as Packed, U256, keccak256},
     signers::SignerSync as _,
 };
@@ -210,7 +211,7 @@ impl Call {
         presented::strip(request.headers_mut());
         let (row, chain) = (charge.row(), &self.inner().config.chain);
         let sale = Sale {
-            id: format!("ch_{}_{}", alloy::hex::encode(&row.id[..16]), charge.due().units()),
+            id: format!("ch_{}_{}", hex::encode(&row.id[..16]), charge.due().units()),
             protocol: Protocol::X402V2,
             payer: row.config.payer,
             payer_is_contract: charge.payer_is_contract(),

@@ -173,8 +173,8 @@ impl Tx {
             head: hash(&row.try_get::<String, _>(1)?),
         };
         let mut told = Vec::new();
-        for part in INSERT.parts(drafts) {
-            let mut insert = INSERT.of(part.len());
+        for part in INSERT.parts(drafts, self.marks) {
+            let mut insert = INSERT.of(part.len(), self.marks);
             for draft in part {
                 let draft = Draft { at_ms: now_ms, ..draft.clone() };
                 let kind = draft.kind;

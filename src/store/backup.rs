@@ -10,6 +10,7 @@ use std::{
     sync::LazyLock,
 };
 
+use alloy::hex;
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,8 +1,11 @@
 //! Channels that we are paid through and those that we pay through, and what was earned by route and day.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use alloy::primitives::{Address, B256};
+use alloy::{
+    hex,
+    primitives::{Address, B256},
+};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
@@ -56,37 +59,46 @@ pub struct EarningRow {
 pub const UNATTRIBUTED: &str = "(unattributed)";
 
 const PUT: Many = Many {
-    head: "INSERT INTO meter (id, config, charged, ceiling, signature, balance, claimed, booked,
-             refund_nonce, withdraw_since_s, read_ms, owed_since_ms, refund, last, version)",
+    head: "INSERT INTO meter (id, config, balance, claimed, booked, refund_nonce,
+             withdraw_since_s, read_ms, owed_since_ms, refund, version)",
     shared: 0,
-    columns: 15,
-    tail: " ON CONFLICT (id) DO UPDATE SET charged = excluded.charged,
-             ceiling = excluded.ceiling, signature = excluded.signature,
+    columns: 11,
+    tail: " ON CONFLICT (id) DO UPDATE SET
              balance = excluded.balance, claimed = excluded.claimed, booked = excluded.booked,
              refund_nonce = excluded.refund_nonce,
              withdraw_since_s = excluded.withdraw_since_s, read_ms = excluded.read_ms,
              owed_since_ms = excluded.owed_since_ms, refund = excluded.refund,
-             last = excluded.last, version = excluded.version
+             version = excluded.version
            WHERE excluded.version > meter.version",
+};
+
+const PUT_VOUCHER: Many = Many {
+    head: "INSERT INTO voucher (id, charged, ceiling, signature, last, version)",
+    shared: 0,
+    columns: 6,
+    tail: " ON CONFLICT (id) DO UPDATE SET charged = excluded.charged,
+             ceiling = excluded.ceiling, signature = excluded.signature,
+             last = excluded.last, version = excluded.version
+           WHERE excluded.version > voucher.version",
 };
 
 /// A voucher that was taken in a stored channel.
 const TAKEN: Many = Many {
-    head: "UPDATE meter SET ceiling = v.column2, signature = v.column3, last = NULL,
+    head: "UPDATE voucher SET ceiling = v.column2, signature = v.column3, last = NULL,
              version = v.column4
            FROM (",
     shared: 0,
     columns: 4,
-    tail: ") AS v WHERE meter.id = v.column1 AND meter.version < v.column4",
+    tail: ") AS v WHERE voucher.id = v.column1 AND voucher.version < v.column4",
 };
 
 /// A charge that was made in a stored channel which owes us something already.
 const CHARGED: Many = Many {
-    head: "UPDATE meter SET charged = v.column2, last = v.column3, version = v.column4
+    head: "UPDATE voucher SET charged = v.column2, last = v.column3, version = v.column4
            FROM (",
     shared: 0,
     columns: 4,
-    tail: ") AS v WHERE meter.id = v.column1 AND meter.version < v.column4",
+    tail: ") AS v WHERE voucher.id = v.column1 AND voucher.version < v.column4",
 };
 
 const EARN: Many = Many {
@@ -99,10 +111,12 @@ const EARN: Many = Many {
 };
 
 macro_rules! select_meter {
-    ($rest:literal) => {
+    ($last:literal, $rest:literal) => {
         concat!(
-            "SELECT id, config, charged, ceiling, signature, balance, claimed, refund_nonce, ",
-            "withdraw_since_s, read_ms, owed_since_ms, last, version, booked, refund FROM meter ",
+            "SELECT meter.id, config, charged, ceiling, signature, balance, claimed, refund_nonce, ",
+            "withdraw_since_s, read_ms, owed_since_ms, ",
+            $last,
+            ", voucher.version, booked, refund FROM meter JOIN voucher ON voucher.id = meter.id ",
             $rest
         )
     };
@@ -111,6 +125,10 @@ macro_rules! select_meter {
 /// Rows of which some were not in the store as they should be: they are written whole.
 fn unless_all<'a>(part: &[&'a MeterRow], done: u64) -> Vec<&'a MeterRow> {
     if done == part.len() as u64 { Vec::new() } else { part.to_vec() }
+}
+
+fn last_answer(row: &MeterRow) -> Result<Option<String>, StoreError> {
+    row.last.as_deref().map(|last| to_json("voucher.last", last)).transpose()
 }
 
 fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
@@ -123,7 +141,7 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
         charged: narrow_amount(int(2)?)?,
         ceiling: narrow_amount(int(3)?)?,
         signature: hex::decode(&signature)
-            .map_err(|_| StoreError::corrupt("meter.signature", &signature))?,
+            .map_err(|_| StoreError::corrupt("voucher.signature", &signature))?,
         chain: OnChain {
             balance: narrow_amount(int(5)?)?,
             claimed: narrow_amount(int(6)?)?,
@@ -137,9 +155,9 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
         owed_since_ms: row.try_get(10)?,
         last: row
             .try_get::<Option<String>, _>(11)?
-            .map(|text| json("meter.last", &text))
+            .map(|text| json("voucher.last", &text).map(Arc::new))
             .transpose()?,
-        version: unsigned("meter.version", int(12)?)?,
+        version: unsigned("voucher.version", int(12)?)?,
         booked: narrow_amount(int(13)?)?,
         refund: row
             .try_get::<Option<String>, _>(14)?
@@ -303,7 +321,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn meter(&self, id: B256) -> Result<Option<MeterRow>, StoreError> {
-        let row = sqlx::query(select_meter!("WHERE id = $1"))
+        let row = sqlx::query(select_meter!("last", "WHERE meter.id = $1"))
             .bind(id.to_string())
             .fetch_optional(&self.readers)
             .await?;
@@ -316,11 +334,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn meters_owing(&self, limit: u32) -> Result<Vec<MeterRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, config, charged, ceiling, signature, balance, claimed, refund_nonce,
-               withdraw_since_s, read_ms, owed_since_ms, CAST(NULL AS TEXT), version, booked, refund
-             FROM meter WHERE owed_since_ms IS NOT NULL ORDER BY read_ms, id LIMIT $1",
-        )
+        let rows = sqlx::query(select_meter!(
+            "CAST(NULL AS TEXT)",
+            "WHERE owed_since_ms IS NOT NULL ORDER BY read_ms, meter.id LIMIT $1"
+        ))
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
@@ -336,11 +353,12 @@ impl Store {
         after: Option<B256>,
         limit: u32,
     ) -> Result<Vec<MeterRow>, StoreError> {
-        let rows = sqlx::query(select_meter!("WHERE id > $1 ORDER BY id LIMIT $2"))
-            .bind(after.map(|id| id.to_string()).unwrap_or_default())
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?;
+        let rows =
+            sqlx::query(select_meter!("last", "WHERE meter.id > $1 ORDER BY meter.id LIMIT $2"))
+                .bind(after.map(|id| id.to_string()).unwrap_or_default())
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await?;
         rows.iter().map(read_meter).collect()
     }
 
@@ -473,10 +491,8 @@ impl Tx {
             fitting.map(|(row, _)| *row).collect()
         };
         let mut whole = of(&[Unstored::Everything, Unstored::Nothing]);
-        // Only servers take turns.
-        let sqlite = self.turn == 0;
-        for part in TAKEN.parts(&of(&[Unstored::Voucher])) {
-            let mut query = TAKEN.unnamed(part.len(), sqlite);
+        for part in TAKEN.parts(&of(&[Unstored::Voucher]), self.marks) {
+            let mut query = TAKEN.of(part.len(), self.marks);
             for row in part {
                 query = query
                     .bind(row.id.to_string())
@@ -487,29 +503,25 @@ impl Tx {
             let done = query.execute(&mut *self.inner).await?.rows_affected();
             whole.extend(unless_all(part, done));
         }
-        for part in CHARGED.parts(&of(&[Unstored::Charge])) {
-            let mut query = CHARGED.unnamed(part.len(), sqlite);
+        for part in CHARGED.parts(&of(&[Unstored::Charge]), self.marks) {
+            let mut query = CHARGED.of(part.len(), self.marks);
             for row in part {
                 query = query
                     .bind(row.id.to_string())
                     .bind(row.charged.as_i64())
-                    .bind(row.last.as_ref().map(|it| to_json("meter.last", it)).transpose()?)
+                    .bind(last_answer(row)?)
                     .bind(row.version.cast_signed());
             }
             let done = query.execute(&mut *self.inner).await?.rows_affected();
             whole.extend(unless_all(part, done));
         }
-        for part in PUT.parts(&whole) {
-            let mut query = PUT.of(part.len());
+        for part in PUT.parts(&whole, self.marks) {
+            let mut query = PUT.of(part.len(), self.marks);
             for row in part {
-                let last = row.last.as_ref().map(|last| to_json("meter.last", last)).transpose()?;
                 let refund = row.refund.map(|it| to_json("meter.refund", &it)).transpose()?;
                 query = query
                     .bind(row.id.to_string())
                     .bind(to_json("meter.config", &row.config)?)
-                    .bind(row.charged.as_i64())
-                    .bind(row.ceiling.as_i64())
-                    .bind(hex::encode(&row.signature))
                     .bind(row.chain.balance.as_i64())
                     .bind(row.chain.claimed.as_i64())
                     .bind(row.booked.as_i64())
@@ -518,7 +530,19 @@ impl Tx {
                     .bind(row.chain.read_ms)
                     .bind(row.owed_since_ms)
                     .bind(refund)
-                    .bind(last)
+                    .bind(row.version.cast_signed());
+            }
+            query.execute(&mut *self.inner).await?;
+        }
+        for part in PUT_VOUCHER.parts(&whole, self.marks) {
+            let mut query = PUT_VOUCHER.of(part.len(), self.marks);
+            for row in part {
+                query = query
+                    .bind(row.id.to_string())
+                    .bind(row.charged.as_i64())
+                    .bind(row.ceiling.as_i64())
+                    .bind(hex::encode(&row.signature))
+                    .bind(last_answer(row)?)
                     .bind(row.version.cast_signed());
             }
             query.execute(&mut *self.inner).await?;
@@ -539,8 +563,8 @@ impl Tx {
             *sum = (sum.0 + 1, sum.1.saturating_add(earning.amount));
         }
         let sums: Vec<_> = sums.into_iter().collect();
-        for part in EARN.parts(&sums) {
-            let mut query = EARN.of(part.len());
+        for part in EARN.parts(&sums, self.marks) {
+            let mut query = EARN.of(part.len(), self.marks);
             for ((day, route, receiver), (calls, amount)) in part {
                 query = query
                     .bind(day.cast_signed())
@@ -603,7 +627,8 @@ impl Tx {
             *sum = sum.saturating_add(part);
         }
         if !left.is_zero() {
-            let query = EARN.of(1).bind(now_ms / 86_400_000).bind(UNATTRIBUTED.to_owned());
+            let query =
+                EARN.of(1, self.marks).bind(now_ms / 86_400_000).bind(UNATTRIBUTED.to_owned());
             query
                 .bind(receiver.to_string())
                 .bind(0_i64)

@@ -207,8 +207,8 @@ impl Tx {
         deliveries: &[(&str, &str)],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in DELIVER.parts(deliveries) {
-            let mut insert = DELIVER.of(part.len());
+        for part in DELIVER.parts(deliveries, self.marks) {
+            let mut insert = DELIVER.of(part.len(), self.marks);
             for (endpoint, event) in part {
                 insert = insert
                     .bind(*endpoint)
@@ -258,8 +258,8 @@ impl Tx {
             claimed.push((row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?));
         }
         let mut due = Vec::with_capacity(claimed.len());
-        for part in EVENTS.parts(&claimed) {
-            let mut query = EVENTS.of(part.len());
+        for part in EVENTS.parts(&claimed, self.marks) {
+            let mut query = EVENTS.of(part.len(), self.marks);
             for (id, _) in part {
                 query = query.bind(id);
             }

@@ -73,8 +73,8 @@ impl Tx {
     }
 
     async fn keep(&mut self, events: &[Event], now_ms: i64) -> Result<(), StoreError> {
-        for part in INSERT.parts(events) {
-            let mut insert = INSERT.of(part.len());
+        for part in INSERT.parts(events, self.marks) {
+            let mut insert = INSERT.of(part.len(), self.marks);
             for event in part {
                 insert = insert
                     .bind(&event.id)

@@ -224,8 +224,8 @@ impl Store {
         keys: &[String],
     ) -> Result<Vec<(String, Claim)>, StoreError> {
         let mut found = Vec::new();
-        for part in many.parts(keys) {
-            let mut query = many.of(part.len());
+        for part in many.parts(keys, self.marks()) {
+            let mut query = many.of(part.len(), self.marks());
             for key in part {
                 query = query.bind(key);
             }
@@ -243,8 +243,8 @@ impl Store {
     ) -> Result<Vec<(B256, String)>, StoreError> {
         let keys: Vec<String> = hashes.iter().map(ToString::to_string).collect();
         let mut found = Vec::new();
-        for part in ATTEMPTS.parts(&keys) {
-            let mut query = ATTEMPTS.of(part.len());
+        for part in ATTEMPTS.parts(&keys, self.marks()) {
+            let mut query = ATTEMPTS.of(part.len(), self.marks());
             for key in part {
                 query = query.bind(key);
             }
@@ -352,8 +352,8 @@ impl Store {
         invoices: &[(Address, String)],
     ) -> Result<Vec<InvoicePaid>, StoreError> {
         let mut found = Vec::new();
-        for part in INVOICES.parts(invoices) {
-            let mut query = INVOICES.of(part.len());
+        for part in INVOICES.parts(invoices, self.marks()) {
+            let mut query = INVOICES.of(part.len(), self.marks());
             for (payee, invoice) in part {
                 query = query.bind(payee.to_string()).bind(invoice);
             }

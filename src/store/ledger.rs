@@ -212,8 +212,8 @@ impl Tx {
         payments: &[PaymentRow],
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in RESERVE.parts(payments) {
-            let mut insert = RESERVE.of(part.len());
+        for part in RESERVE.parts(payments, self.marks) {
+            let mut insert = RESERVE.of(part.len(), self.marks);
             for payment in part {
                 let (transfer, changes) = transfer(payment)?;
                 insert = insert
@@ -301,7 +301,7 @@ impl Tx {
         now_ms: i64,
     ) -> Result<(), StoreError> {
         self.shift(changes)?;
-        let insert = RESERVE.of(1).bind(now_ms).bind(id.to_owned());
+        let insert = RESERVE.of(1, self.marks).bind(now_ms).bind(id.to_owned());
         insert
             .bind(transfer.debit.to_string())
             .bind(transfer.credit.to_string())
@@ -321,7 +321,7 @@ impl Tx {
         now_ms: i64,
     ) -> Result<(), StoreError> {
         self.shift(changes)?;
-        let update = END.of(1).bind(stage.to_owned()).bind(now_ms).bind(id.to_owned());
+        let update = END.of(1, self.marks).bind(stage.to_owned()).bind(now_ms).bind(id.to_owned());
         let done = update.execute(&mut *self.inner).await?;
         if done.rows_affected() == 1 {
             return Ok(());
@@ -336,8 +336,8 @@ impl Tx {
         end: impl Fn(&mut Transfer) -> Result<[Change; 2], LedgerError>,
         now_ms: i64,
     ) -> Result<(), StoreError> {
-        for part in END.parts(payments) {
-            let mut update = END.of(part.len()).bind(state).bind(now_ms);
+        for part in END.parts(payments, self.marks) {
+            let mut update = END.of(part.len(), self.marks).bind(state).bind(now_ms);
             for payment in part {
                 update = update.bind(payment.id.to_string());
                 let (mut transfer, _) = transfer(payment)?;
@@ -375,8 +375,8 @@ impl Tx {
 
     pub(super) async fn write_balances(&mut self) -> Result<(), StoreError> {
         let balances: Vec<_> = std::mem::take(&mut self.balances).into_iter().collect();
-        for part in BALANCES.parts(&balances) {
-            let mut write = BALANCES.of(part.len());
+        for part in BALANCES.parts(&balances, self.marks) {
+            let mut write = BALANCES.of(part.len(), self.marks);
             for (account, sums) in part {
                 write = write.bind(account.clone());
                 for sum in sums {

@@ -48,7 +48,7 @@ use sqlx::{
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use uuid::Uuid;
 
-use self::share::Share;
+use self::{many::Marks, share::Share};
 
 pub use self::{
     approval::{ApprovalRow, ProposalRow, SignatureRow},
@@ -80,7 +80,7 @@ pub(crate) use self::{
 };
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: &str = "7";
+const SCHEMA_VERSION: &str = "8";
 /// The setting that is there while a daemon has the store, or died with it.
 const SERVED: &str = "served";
 
@@ -257,6 +257,7 @@ pub struct Tx {
     /// Is there something to deliver that was not there before?
     told: bool,
     news: watch::Sender<()>,
+    marks: Marks,
     share: Arc<Share>,
     /// This transaction's turn; 0 where there are none.
     turn: u64,
@@ -325,6 +326,10 @@ impl Store {
         let mut tx = self.begin().await?;
         tx.delete_meta(SERVED).await?;
         tx.commit().await
+    }
+
+    const fn marks(&self) -> Marks {
+        if self.sqlite { Marks::Bare } else { Marks::Numbered }
     }
 
     /// Lets [`Store::in_doubt`] answer: the store was found damaged.
@@ -519,6 +524,7 @@ impl Store {
             subscribers: Arc::clone(&self.subscribers),
             told: false,
             news: self.news.clone(),
+            marks: self.marks(),
             share: Arc::clone(&self.share),
             turn: 0,
             words: Vec::new(),

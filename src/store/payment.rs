@@ -494,8 +494,8 @@ impl Tx {
         keys: &[(&AgentId, &str)],
     ) -> Result<Vec<PaymentRow>, StoreError> {
         let mut found = Vec::new();
-        for part in BY_KEY.parts(keys) {
-            let mut query = BY_KEY.of(part.len());
+        for part in BY_KEY.parts(keys, self.marks) {
+            let mut query = BY_KEY.of(part.len(), self.marks);
             for (agent, key) in part {
                 query = query.bind(agent.as_str()).bind(*key);
             }
@@ -539,8 +539,8 @@ impl Tx {
         invoices: &[(Address, &str)],
     ) -> Result<HashSet<(Address, String)>, StoreError> {
         let mut taken = HashSet::new();
-        for part in TAKEN.parts(invoices) {
-            let mut query = TAKEN.of(part.len());
+        for part in TAKEN.parts(invoices, self.marks) {
+            let mut query = TAKEN.of(part.len(), self.marks);
             for (payee, invoice) in part {
                 query = query.bind(payee.to_string()).bind(*invoice);
             }
@@ -557,8 +557,8 @@ impl Tx {
     /// # Errors
     /// [`StoreError`]; [`StoreError::is_duplicate`] if a key is taken.
     pub async fn insert_payments(&mut self, payments: &[PaymentRow]) -> Result<(), StoreError> {
-        for part in INSERT.parts(payments) {
-            let mut insert = INSERT.of(part.len());
+        for part in INSERT.parts(payments, self.marks) {
+            let mut insert = INSERT.of(part.len(), self.marks);
             for payment in part {
                 insert = insert
                     .bind(payment.id.to_string())
@@ -622,8 +622,8 @@ impl Tx {
         let to = transition(from, event)
             .map_err(|illegal| StoreError::corrupt("payment.state", illegal))?;
         let mut moved = 0;
-        for part in ADVANCE.parts(payments) {
-            let mut update = ADVANCE.of(part.len());
+        for part in ADVANCE.parts(payments, self.marks) {
+            let mut update = ADVANCE.of(part.len(), self.marks);
             update = update.bind(from.as_str()).bind(to.as_str()).bind(now_ms);
             for payment in part {
                 update = update
@@ -735,7 +735,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", dir.path().join("plan.db").display());
         let store = Store::open(&url).await.unwrap();
-        let lists = [&ADVANCE, &BY_KEY, &TAKEN].map(|many| many.text(2));
+        let lists = [&ADVANCE, &BY_KEY, &TAKEN].map(|many| many.text(2, store.marks()));
         let others = [BACKLOG, QUEUED, OF_TX, INVOICE_TAKEN].map(str::to_owned);
         for text in lists.into_iter().chain(others) {
             let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));

@@ -356,8 +356,8 @@ impl Store {
         nonces: &[B256],
     ) -> Result<Vec<Bought>, StoreError> {
         let mut found = Vec::new();
-        for part in BY_NONCE.parts(nonces) {
-            let mut query = BY_NONCE.of(part.len());
+        for part in BY_NONCE.parts(nonces, self.marks()) {
+            let mut query = BY_NONCE.of(part.len(), self.marks());
             for nonce in part {
                 query = query.bind(payer.to_string()).bind(nonce.to_string());
             }

@@ -157,8 +157,8 @@ impl Tx {
         claims: &[(&str, &str, u64)],
     ) -> Result<Vec<bool>, StoreError> {
         let mut fresh = HashSet::with_capacity(claims.len());
-        for part in SPEND.parts(claims) {
-            let mut insert = SPEND.of(part.len());
+        for part in SPEND.parts(claims, self.marks) {
+            let mut insert = SPEND.of(part.len(), self.marks);
             for (key_id, nonce, expires_s) in part {
                 insert = insert.bind(*key_id).bind(*nonce).bind(expires_s.cast_signed());
             }

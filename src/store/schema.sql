@@ -412,14 +412,11 @@ CREATE TABLE lease (
 );
 
 -- Channels through which we are paid; the marks in their order: claimed, charged, ceiling, balance. `booked`
--- is what the ledger has of what was claimed; `refund` what is on its way back to the payer; `last` the
--- answer to the request charged last, for a payer that did not get it.
+-- is what the ledger has of what was claimed; `refund` what is on its way back to the payer. What changes
+-- with every call is in `voucher`, whose rows are short: many of them are written at once.
 CREATE TABLE meter (
   id               TEXT PRIMARY KEY,
   config           TEXT NOT NULL,
-  charged          BIGINT NOT NULL,
-  ceiling          BIGINT NOT NULL,
-  signature        TEXT NOT NULL,
   balance          BIGINT NOT NULL,
   claimed          BIGINT NOT NULL,
   booked           BIGINT NOT NULL,
@@ -428,10 +425,20 @@ CREATE TABLE meter (
   read_ms          BIGINT NOT NULL,
   owed_since_ms    BIGINT,
   refund           TEXT,
-  last             TEXT,
   version          BIGINT NOT NULL
 );
 CREATE INDEX meter_owing ON meter (read_ms, id) WHERE owed_since_ms IS NOT NULL;
+
+-- A channel's voucher: what was charged, up to where the payer signed, and `last`, the answer to the
+-- request charged last, for a payer that did not get it. Each channel in `meter` has one.
+CREATE TABLE voucher (
+  id        TEXT PRIMARY KEY,
+  charged   BIGINT NOT NULL,
+  ceiling   BIGINT NOT NULL,
+  signature TEXT NOT NULL,
+  last      TEXT,
+  version   BIGINT NOT NULL
+);
 
 -- What was charged in channels, by day (since 1970, UTC), route of the price list, and who earns. `booked`
 -- is what of it was claimed, the oldest day first: the ledger has the same.

@@ -198,6 +198,7 @@ pub fn recover(digest: B256, signature: &[u8]) -> Option<Address> {
 #[cfg(test)]
 mod tests {
     use alloy::{
+        hex,
         primitives::{address, bytes},
         signers::{SignerSync as _, local::PrivateKeySigner},
     };

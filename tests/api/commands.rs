@@ -6,6 +6,7 @@ use std::{
 };
 
 use alloy::{
+    hex,
     primitives::{Address, address},
     signers::local::PrivateKeySigner,
 };

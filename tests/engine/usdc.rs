@@ -1,6 +1,6 @@
 //! USDC says no: paused, a blocked payee, too little money. Nothing is booked that did not move.
 
-use alloy::primitives::Address;
+use alloy::{hex, primitives::Address};
 use bursar::{payment::State, view::PaymentView};
 use serde_json::json;
 

@@ -1,6 +1,7 @@
 //! The facilitator over HTTP: what it refuses, and that what it settles is settled once.
 
 use alloy::{
+    hex,
     primitives::{Address, B256, Bytes, U256},
     signers::local::PrivateKeySigner,
 };

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
+use alloy::hex;
 use tempfile::TempDir;
 
 use super::*;
