@@ -60,6 +60,9 @@ kinds! {
     /// A seller does what an honest one hardly does: it changes payee or offer, sells in another host's
     /// name, wants another chain or token, or asks without an end. Subject: its host.
     Seller = "seller";
+    /// A payer is withdrawing from its channel, half of the delay is gone, and what it owes us is not
+    /// claimed. Subject: the channel.
+    Leaving = "leaving";
     /// Chain and books differ. Subject: what differs.
     Reconciliation = "reconciliation";
     /// The store is older than what was done with its keys. Subject: `until` while that is waited

@@ -152,6 +152,8 @@ events! {
     ChannelsClaimed = "channels.claimed";
     /// What a channel owed us was claimed, at depth.
     ChannelClaimFinalized = "channel.claim_finalized";
+    /// A payer took away what a channel owed us before it was claimed: nothing can be got there.
+    ChannelChargeLost = "channel.charge_lost";
     /// Money of a channel is on its way back to its payer.
     ChannelRefunded = "channel.refunded";
     /// Ended: its last step gave what was left to the payer.

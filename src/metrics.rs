@@ -60,7 +60,7 @@ impl From<Odd> for OddLabel {
     }
 }
 
-/// Why the facilitator refused, as x402 names it, as a label.
+/// Why a payment was refused, as x402 names it, as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
     reason: String,
@@ -96,6 +96,18 @@ pub struct Metrics {
     pub purchases_lapsed: Counter,
     /// Calls and answers of sellers that were odd, by what.
     pub sellers_odd: Family<OddLabel, Counter>,
+    /// Vouchers taken, each for one call.
+    pub vouchers_taken: Counter,
+    /// Vouchers that bought nothing, by reason.
+    pub vouchers_refused: Family<ReasonLabel, Counter>,
+    /// Calls charged by voucher.
+    pub voucher_calls: Counter,
+    /// What they were charged, base units.
+    pub voucher_units: Counter,
+    /// What of it was claimed, at depth, base units.
+    pub voucher_units_claimed: Counter,
+    /// What of it payers took away before it was claimed, base units.
+    pub voucher_units_lost: Counter,
     /// Payments that the facilitator called good.
     pub verified: Counter,
     /// Settlements of the facilitator that moved the money, at depth.
@@ -151,6 +163,12 @@ impl Default for Metrics {
             purchases_paid: Counter::default(),
             purchases_lapsed: Counter::default(),
             sellers_odd: Family::default(),
+            vouchers_taken: Counter::default(),
+            vouchers_refused: Family::default(),
+            voucher_calls: Counter::default(),
+            voucher_units: Counter::default(),
+            voucher_units_claimed: Counter::default(),
+            voucher_units_lost: Counter::default(),
             verified: Counter::default(),
             settled: Counter::default(),
             unsettled: Counter::default(),
@@ -193,6 +211,36 @@ impl Default for Metrics {
                 "sellers_odd",
                 "Calls and answers of sellers that were odd, by what",
                 all.sellers_odd.clone(),
+            );
+            registry.register(
+                "vouchers_taken",
+                "Vouchers taken, each for one call",
+                all.vouchers_taken.clone(),
+            );
+            registry.register(
+                "vouchers_refused",
+                "Vouchers that bought nothing, by reason",
+                all.vouchers_refused.clone(),
+            );
+            registry.register(
+                "voucher_calls",
+                "Calls charged by voucher",
+                all.voucher_calls.clone(),
+            );
+            registry.register(
+                "voucher_units",
+                "What calls were charged by voucher, in base units",
+                all.voucher_units.clone(),
+            );
+            registry.register(
+                "voucher_units_claimed",
+                "What of it was claimed, final on chain",
+                all.voucher_units_claimed.clone(),
+            );
+            registry.register(
+                "voucher_units_lost",
+                "What of it payers took away before it was claimed",
+                all.voucher_units_lost.clone(),
             );
             registry.register(
                 "facilitator_verified",

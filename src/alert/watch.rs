@@ -17,6 +17,7 @@ use crate::{
     alert::{Alert, AlertKind},
     audit::EventKind,
     buyer::Odd,
+    channel::meter::MeterRow,
     config::{AlertsConfig, SubmitConfig},
     engine::{self, EngineError, Inner, Stop},
     fees,
@@ -38,6 +39,8 @@ const NOTES: u32 = 5_000;
 const FAILURES: u64 = 5;
 /// Sellers that are remembered for something odd.
 const SELLERS: usize = 256;
+/// Channels looked at for payers that leave, at most.
+const LEAVING: u32 = 200;
 /// Times after which what may be harmless is an alert.
 const ODD_TIMES: u64 = 3;
 /// Whom requests belong to that nobody can be held to.
@@ -117,6 +120,7 @@ async fn judge(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError
         AlertKind::Denials,
         AlertKind::Loop,
         AlertKind::Seller,
+        AlertKind::Leaving,
         AlertKind::Webhook,
     ];
     let (_, oldest_ms) = inner.store.backlog().await?;
@@ -126,6 +130,8 @@ async fn judge(inner: &Inner, refusals: &mut Refusals) -> Result<(), EngineError
     ];
     found.extend(caps(thresholds, inner));
     found.extend(refusals.findings(thresholds, now_ms));
+    let leavers = inner.store.meters_leaving(LEAVING).await?;
+    found.extend(leavers.iter().filter_map(|row| leaving(row, inner.now_s())));
     found.extend(notify::list(inner).await?.into_iter().map(webhook));
     // A node that does not answer says nothing about gas.
     if let Ok(relayers) = relayers(inner).await {
@@ -267,6 +273,24 @@ pub(crate) fn percent(limit: &LimitView) -> Option<u64> {
     }
     let (used, whole): (Usdc, Usdc) = (limit.used.parse().ok()?, limit.limit.parse().ok()?);
     Some(used.units().saturating_mul(100).checked_div(whole.units()).unwrap_or(100))
+}
+
+/// A payer that is withdrawing while it owes. It can take everything away once its delay is over.
+fn leaving(row: &MeterRow, now_s: u64) -> Option<Finding> {
+    let since_s = row.chain.withdraw_since_s.filter(|_| !row.owed().is_zero())?;
+    let delay_s = u64::from(row.config.withdraw_delay);
+    let (gone_s, id, owed) = (now_s.saturating_sub(since_s), row.id, row.owed());
+    let left_s = delay_s.saturating_sub(gone_s);
+    Some(Finding {
+        level: if gone_s >= delay_s.div_ceil(2) { Level::Bad } else { Level::Between },
+        kind: AlertKind::Leaving,
+        subject: id.to_string(),
+        detail: format!(
+            "the payer of channel {id} takes its money back in {left_s} s, and {owed} USDC that it \
+             owes are not claimed yet: look at gas, fees and the node, then `bursar channels claim`"
+        ),
+        data: json!({ "channel": id, "owed": owed, "left_s": left_s, "delay_s": delay_s }),
+    })
 }
 
 fn webhook(endpoint: WebhookView) -> Finding {

@@ -1,4 +1,7 @@
+use alloy::primitives::{Address, B256};
+
 use super::*;
+use crate::{channel::meter::OnChain, x402::batch::ChannelConfig};
 
 fn note(seq: u64, at_s: i64, agent: Option<&str>, code: &str) -> AuditNote {
     AuditNote {
@@ -78,4 +81,27 @@ fn the_loop_breaker_is_heard_and_forgotten() {
     assert_eq!(level(&found, AlertKind::Loop, "scout"), Level::Bad);
     let found = refusals.findings(&thresholds, 1_060_000);
     assert_eq!(level(&found, AlertKind::Loop, "scout"), Level::Good);
+}
+
+#[test]
+fn a_payer_that_leaves_is_told_of_while_it_owes() {
+    let config = ChannelConfig {
+        payer: Address::ZERO,
+        payer_authorizer: Address::ZERO,
+        receiver: Address::ZERO,
+        receiver_authorizer: Address::ZERO,
+        token: Address::ZERO,
+        withdraw_delay: 900,
+        salt: B256::ZERO,
+    };
+    let chain = OnChain { balance: "1".parse().unwrap(), ..OnChain::default() };
+    let mut row = MeterRow::new(B256::ZERO, config, chain);
+    let level = |row: &MeterRow, now_s| super::leaving(row, now_s).map(|found| found.level);
+    row.charged = "0.5".parse().unwrap();
+    assert_eq!(level(&row, 1_450), None, "it stays");
+    row.chain.withdraw_since_s = Some(1_000);
+    assert_eq!(level(&row, 1_449), Some(Level::Between));
+    assert_eq!([level(&row, 1_450), level(&row, 9_000)], [Some(Level::Bad); 2]);
+    row.chain.claimed = row.charged;
+    assert_eq!(level(&row, 1_450), None, "claimed");
 }

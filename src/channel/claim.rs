@@ -161,6 +161,7 @@ async fn read_again(
         return Ok(());
     }
     let found = on_chain::read(inner, meters.hub().address(), &ids).await?;
+    let mut drafts = Vec::new();
     for (row, chain) in rows.into_iter().zip(found) {
         let had_lost = row.lost();
         match meters.note(inner, row, chain).await {
@@ -174,10 +175,20 @@ async fn read_again(
                 warn!(detail, "a channel's state could not be kept");
             }
         }
-        if row.lost() > had_lost {
-            let lost = row.lost();
+        let lost = row.lost().saturating_sub(had_lost);
+        if !lost.is_zero() {
             warn!(channel = %row.id, %lost, "a payer has withdrawn what was charged and not claimed");
+            inner.metrics.voucher_units_lost.inc_by(lost.units());
+            drafts.push(Draft::new(EventKind::ChannelChargeLost, "chain").data(json!({
+                "channel": row.id, "payer": row.config.payer, "receiver": row.config.receiver,
+                "amount": lost,
+            })));
         }
+    }
+    if !drafts.is_empty() {
+        let mut store = inner.begin_as_keeper().await?;
+        store.append_audit(&drafts, inner.clock.now_ms()).await?;
+        store.commit().await?;
     }
     Ok(())
 }

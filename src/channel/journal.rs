@@ -139,6 +139,10 @@ async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<(),
         tx.append_audit(&drafts, now_ms).await?;
     }
     tx.commit().await?;
+    let metrics = &inner.metrics;
+    metrics.voucher_calls.inc_by(earned.len() as u64);
+    metrics.voucher_units.inc_by(earned.iter().map(|earning| earning.amount.units()).sum());
+    metrics.voucher_units_claimed.inc_by(group.iter().map(|entry| entry.claimed.units()).sum());
     Ok(())
 }
 

@@ -110,8 +110,19 @@ impl<'a> Shown<'a> {
         let Self { ceiling, signature, price, .. } = *self;
         let voucher = Presented { ceiling, signature, price, request };
         let taken = self.meters.take(self.inner, (self.id, self.config), voucher, until).await;
-        match taken.map_err(|not| self.not(not))? {
-            Taken::Serve(charge) => Ok(Step::Serve(charge)),
+        let metrics = &self.inner.metrics;
+        let taken = taken.map_err(|not| {
+            let not = self.not(not);
+            if let Not::Refused(reason, _) = &not {
+                metrics.vouchers_refused.get_or_create(&reason.into()).inc();
+            }
+            not
+        });
+        match taken? {
+            Taken::Serve(charge) => {
+                metrics.vouchers_taken.inc();
+                Ok(Step::Serve(charge))
+            }
             Taken::Again(delivered, row) => Ok(Step::Again(delivered, row)),
         }
     }

@@ -344,6 +344,23 @@ impl Store {
         rows.iter().map(read_meter).collect()
     }
 
+    /// Reads the channels that owe us something and whose payers are withdrawing, at most `limit`; without
+    /// their last answers.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn meters_leaving(&self, limit: u32) -> Result<Vec<MeterRow>, StoreError> {
+        let rows = sqlx::query(select_meter!(
+            "CAST(NULL AS TEXT)",
+            "WHERE owed_since_ms IS NOT NULL AND withdraw_since_s IS NOT NULL
+             ORDER BY withdraw_since_s, meter.id LIMIT $1"
+        ))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_meter).collect()
+    }
+
     /// Reads channels by id, at most `limit`, from after `after` on.
     ///
     /// # Errors
@@ -643,5 +660,29 @@ impl Tx {
             self.book_moved(&id, (Account::Sales(route), credit()), part, now_ms).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Executor as _};
+
+    use super::*;
+
+    /// What a voucher costs must not grow with the channels beside it.
+    #[tokio::test]
+    async fn a_vouchers_row_is_found_by_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("plan.db").display());
+        let store = Store::open(&url).await.unwrap();
+        for (many, rows) in [(&TAKEN, 1), (&TAKEN, 256), (&CHARGED, 1), (&CHARGED, 256)] {
+            let text = many.text(rows, store.marks());
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+            let plan = store.readers.fetch_all(explain).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
+            assert!(steps.iter().any(|step| step.starts_with("SEARCH voucher USING")), "{steps:?}");
+            assert!(!steps.iter().any(|step| step.starts_with("SCAN voucher")), "{steps:?}");
+        }
+        store.close().await;
     }
 }

@@ -22,6 +22,7 @@ use bursar::{
     },
 };
 use serde_json::{Value, json};
+use sqlx::Row as _;
 
 use super::{
     desk::{fields, now_s, payer},
@@ -107,6 +108,25 @@ impl Payer {
         let answer = payer.pay(shop, "/paid", payer.deposit(DEPOSIT, PRICE, 1)).await;
         assert_eq!((answer.status, answer.charged(), answer.total()), (200, PRICE, PRICE));
         payer
+    }
+
+    /// Begins to withdraw all of it.
+    async fn leave(&self, world: &World) {
+        let from = self.key.address();
+        world.chain.rpc("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
+        world.chain.rpc("anvil_impersonateAccount", json!([from])).await;
+        let all = IChannelHub::initiateWithdrawCall {
+            config: self.config.into(),
+            amount: DEPOSIT.into(),
+        };
+        world.chain.send_from(from, HUB, all.abi_encode().into()).await;
+    }
+
+    /// Takes what is left, once its time has come.
+    async fn take(&self, world: &World) {
+        world.chain.pass(86_401).await;
+        let finish = IChannelHub::finalizeWithdrawCall { config: self.config.into() };
+        world.chain.send_from(self.key.address(), HUB, finish.abi_encode().into()).await;
     }
 
     fn id(&self) -> B256 {
@@ -549,11 +569,7 @@ async fn a_payer_that_leaves_is_claimed_in_time() {
     assert_eq!(answer.status, 200);
     // Far from due by value and by age; the payer begins to take everything.
     let from = payer.key.address();
-    world.chain.rpc("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
-    world.chain.rpc("anvil_impersonateAccount", json!([from])).await;
-    let all =
-        IChannelHub::initiateWithdrawCall { config: payer.config.into(), amount: DEPOSIT.into() };
-    world.chain.send_from(from, HUB, all.abi_encode().into()).await;
+    payer.leave(&world).await;
     wait_for("the claim's payout", async || {
         (world.chain.usdc_of(world.card.wallet).await == start + 2 * PRICE).then_some(())
     })
@@ -563,14 +579,65 @@ async fn a_payer_that_leaves_is_claimed_in_time() {
     let shown = world.operator(0).channels().await.unwrap();
     let channel = shown.paid_by.iter().find(|row| row.channel == payer.id()).unwrap();
     assert!(channel.leaves_at.is_some() && channel.lost.is_zero(), "{channel:?}");
+    for (sample, value) in [
+        ("bursar_vouchers_taken_total", 2),
+        ("bursar_vouchers_refused_total{reason=", 1),
+        ("bursar_voucher_calls_total", 2),
+        ("bursar_voucher_units_total", 2 * PRICE),
+        ("bursar_voucher_units_claimed_total", 2 * PRICE),
+        ("bursar_voucher_units_lost_total", 0),
+    ] {
+        wait_for(sample, async || (world.metric(sample).await == value).then_some(())).await;
+    }
     world.judge().await;
     // Nothing of what was charged is left for it when its time has come.
-    world.chain.pass(86_401).await;
-    let finish = IChannelHub::finalizeWithdrawCall { config: payer.config.into() };
-    world.chain.send_from(from, HUB, finish.abi_encode().into()).await;
+    payer.take(&world).await;
     assert_eq!(world.chain.usdc_of(from).await, 1_000_000 - 2 * PRICE);
     assert_eq!(world.chain.usdc_of(HUB).await, 0);
     assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 2 * PRICE);
+}
+
+/// The daemon is down for longer than a payer needs to leave: what is gone is gone, and is told.
+#[tokio::test]
+async fn what_a_payer_took_away_is_told_and_counted() {
+    let mut world = Plan::new().config(|config| config.channels.watch_s = 1).without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let payer = Payer::funded(&world, &shop).await;
+    assert_eq!(payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await.status, 200);
+    world.kill();
+    payer.leave(&world).await;
+    payer.take(&world).await;
+    assert_eq!(world.chain.usdc_of(payer.key.address()).await, 1_000_000);
+    world.restart().await;
+    let lost = wait_for("the loss", async || {
+        let shown = world.operator(0).channels().await.unwrap();
+        let channel = shown.paid_by.into_iter().find(|row| row.channel == payer.id()).unwrap();
+        (!channel.lost.is_zero()).then_some(channel)
+    })
+    .await;
+    assert_eq!((lost.lost.units(), lost.owed.units()), (2 * PRICE, 0));
+    wait_for("its count", async || {
+        (world.metric("bursar_voucher_units_lost_total").await == 2 * PRICE).then_some(())
+    })
+    .await;
+    let tables = world.tables().await;
+    wait_for("the audit log", async || {
+        let told = sqlx::query("SELECT data FROM audit_entry WHERE kind = 'channel.charge_lost'");
+        let told = told.fetch_all(&tables).await.unwrap();
+        assert!(told.len() <= 1);
+        let story: Value = serde_json::from_str(told.first()?.get("data")).unwrap();
+        assert_eq!(story["channel"], json!(payer.id()));
+        Some(())
+    })
+    .await;
+    tables.close().await;
+    // Nothing of it can be claimed, and nothing more is bought.
+    assert!(world.operator(0).claim_channels().await.unwrap().transactions.is_empty());
+    assert_eq!(payer.pay(&shop, "/paid", payer.voucher(3 * PRICE)).await.status, 402);
+    assert_eq!(world.chain.usdc_of(world.card.wallet).await, start);
+    world.judge().await;
 }
 
 #[tokio::test]
