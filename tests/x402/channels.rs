@@ -3,7 +3,8 @@
 //! what was charged is claimed, never above what was signed.
 
 use alloy::{
-    primitives::{B256, Bytes, U256},
+    hex,
+    primitives::{Address, B256, Bytes, U256},
     signers::{SignerSync as _, local::PrivateKeySigner},
     sol_types::SolCall as _,
 };
@@ -595,6 +596,44 @@ async fn a_payer_that_leaves_is_claimed_in_time() {
     assert_eq!(world.chain.usdc_of(from).await, 1_000_000 - 2 * PRICE);
     assert_eq!(world.chain.usdc_of(HUB).await, 0);
     assert_eq!(world.chain.usdc_of(world.card.wallet).await, start + 2 * PRICE);
+}
+
+/// Puts a hub without packed claims where the hub is, as x402's own is: it hands everything else on to
+/// the hub's code, in its own storage.
+async fn without_packed_claims(world: &World) {
+    let code = world.chain.rpc("eth_getCode", json!([HUB, "latest"])).await;
+    let behind = Address::repeat_byte(0x77);
+    world.chain.rpc("anvil_setCode", json!([behind, code])).await;
+    let refused = hex::encode(IChannelHub::claimPackedWithSignatureCall::SELECTOR);
+    let front = format!(
+        "0x5f3560e01c63{refused}14603a57365f5f375f5f365f73{}5af43d5f5f3e5f3d91603857fd5bf35b5f5ffd",
+        hex::encode(behind)
+    );
+    world.chain.rpc("anvil_setCode", json!([HUB, front])).await;
+}
+
+#[tokio::test]
+async fn a_hub_without_packed_claims_is_claimed_by_plain_rows() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    without_packed_claims(&world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let (one, two) = (Payer::funded(&world, &shop).await, Payer::funded(&world, &shop).await);
+    assert_eq!(one.pay(&shop, "/paid", one.voucher(2 * PRICE)).await.status, 200);
+    let claimed = world.operator(0).claim_channels().await.unwrap();
+    let [hash] = claimed.transactions[..] else { panic!("{claimed:?}") };
+    wait_for("the claim's payout", async || {
+        (world.chain.usdc_of(world.card.wallet).await == start + 3 * PRICE).then_some(())
+    })
+    .await;
+    let tx = world.chain.rpc("eth_getTransactionByHash", json!([hash])).await;
+    let input: Bytes = tx["input"].as_str().unwrap().parse().unwrap();
+    let calls = IChannelHub::multicallCall::abi_decode(&input).unwrap().data;
+    let plain = IChannelHub::claimWithSignatureCall::abi_decode(&calls[0]).unwrap();
+    assert_eq!((calls.len(), plain.voucherClaims.len()), (2, 2));
+    assert_eq!(two.pay(&shop, "/paid", two.voucher(2 * PRICE)).await.status, 200);
+    world.judge().await;
 }
 
 /// The daemon is down for longer than a payer needs to leave: what is gone is gone, and is told.
