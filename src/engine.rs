@@ -1095,7 +1095,7 @@ impl Engine {
         let closed = self
             .whole(|inner| async move { buyer::purses::close(&inner, id, operator).await })
             .await?;
-        Ok(channel::show::purse(&closed))
+        Ok(channel::show::purse(&self.inner, &closed))
     }
 
     /// Claims now what channels owe.

@@ -707,6 +707,11 @@ pub struct PurseView {
     /// Who is paid.
     #[schema(value_type = String)]
     pub receiver: Address,
+    /// The payee's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver_label: Option<String>,
+    /// The host that it was opened for.
+    pub host: String,
     /// `open`, `closing` or `closed`.
     pub state: String,
     /// In the channel.
@@ -721,9 +726,12 @@ pub struct PurseView {
     /// Of it, claimed.
     #[schema(value_type = String)]
     pub claimed: Usdc,
-    /// What it can still pay for.
+    /// In it and not charged: what it can still pay for, or what comes home of it.
     #[schema(value_type = String)]
     pub left: Usdc,
+    /// What came home.
+    #[schema(value_type = String)]
+    pub returned: Usdc,
     /// When what is left can be taken home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

@@ -247,8 +247,10 @@ async fn step(inner: &Inner, row: &PurseRow) -> Result<(), EngineError> {
 /// # Errors
 /// `not_found`; `conflict` while a deposit is on its way into it.
 pub(crate) async fn close(inner: &Inner, id: B256, operator: Address) -> Result<PurseRow, Refusal> {
-    let missing =
-        || Refusal::new(Code::NotFound, format!("the wallet pays through no channel {id}"));
+    let missing = || {
+        Refusal::new(Code::NotFound, format!("the wallet pays through no channel {id}"))
+            .hint("only its own can be closed: `bursar channels` lists them as own channels")
+    };
     let mut tx = inner.store.begin().await?;
     let mut row = tx.purse(id).await?.ok_or_else(missing)?;
     if row.state != PurseState::Open {

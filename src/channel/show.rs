@@ -25,7 +25,7 @@ pub(crate) async fn all(inner: &Inner) -> Result<ChannelsView, StoreError> {
         keeper: inner.is_keeper(),
         owed: rows.iter().fold(Usdc::ZERO, |sum, row| sum.saturating_add(row.owed())),
         paid_by: rows.iter().map(meter).collect(),
-        paying: inner.store.purses(SHOWN).await?.iter().map(purse).collect(),
+        paying: inner.store.purses(SHOWN).await?.iter().map(|row| purse(inner, row)).collect(),
     })
 }
 
@@ -69,17 +69,20 @@ fn meter(row: &MeterRow) -> MeterView {
 }
 
 /// Shows one of the wallet's own.
-pub(crate) fn purse(row: &PurseRow) -> PurseView {
+pub(crate) fn purse(inner: &Inner, row: &PurseRow) -> PurseView {
     PurseView {
         channel: row.id,
         agent: row.agent.clone(),
         receiver: row.config.receiver,
+        receiver_label: inner.book().label(row.config.receiver),
+        host: row.host.clone(),
         state: row.state.as_str().to_owned(),
         balance: row.chain.balance,
         charged: row.charged,
         signed: row.ceiling,
         claimed: row.chain.claimed,
         left: row.left(),
+        returned: row.returned,
         comes_home_at: row.home_s().map(seconds),
         created_at: clock::at_ms(row.created_ms),
     }

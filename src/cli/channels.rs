@@ -77,7 +77,11 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
 }
 
 fn closing(purse: &PurseView) -> String {
-    format!("{} is {}: {} USDC are left in it", purse.channel, purse.state, purse.left)
+    let text = format!("{} is {}: {} USDC are left in it", purse.channel, purse.state, purse.left);
+    if purse.left.is_zero() {
+        return text;
+    }
+    format!("{text}\n`bursar channels` shows when they come home")
 }
 
 fn sent(claims: &ClaimsView) -> String {
@@ -134,16 +138,18 @@ fn meters(rows: &[MeterView]) -> String {
 
 fn purses(rows: &[PurseView]) -> String {
     let mut lines =
-        table(&["own channel", "agent", "pays", "in it", "charged", "left", "how it stands"]);
+        table(&["own channel", "agent", "pays", "at", "in it", "charged", "left", "how it stands"]);
     for row in rows {
         let stands = match row.comes_home_at {
             Some(at) => format!("{}: the rest comes home at {at:.0}", row.state),
-            None => row.state.clone(),
+            None if row.returned.is_zero() => row.state.clone(),
+            None => format!("{}: {} USDC came home", row.state, row.returned),
         };
         lines.add_row([
             row.channel.to_string(),
             row.agent.to_string(),
-            row.receiver.to_string(),
+            row.receiver_label.clone().unwrap_or_else(|| row.receiver.to_string()),
+            row.host.clone(),
             row.balance.to_string(),
             row.charged.to_string(),
             row.left.to_string(),
