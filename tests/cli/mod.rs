@@ -1,5 +1,6 @@
 //! Commands through the real binary.
 
+mod channels;
 mod devnet;
 mod doctor;
 mod escrow;
@@ -7,3 +8,51 @@ mod escrow;
 #[cfg(target_os = "linux")]
 mod init;
 mod reconcile;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::World;
+
+/// Runs what a person types after `bursar`, with this world's daemon as the one to talk to.
+fn run(world: &World, line: &str) -> Output {
+    Command::new("sh")
+        .args(["-c", &format!("exec \"$BURSAR\" {line}")])
+        .current_dir(&world.card.dir)
+        .env("BURSAR", env!("CARGO_BIN_EXE_bursar"))
+        .env("BURSAR_URL", &world.card.api)
+        .env_remove("BURSAR_AGENT_KEY")
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8(text).unwrap()
+}
+
+/// A command that must end with this code; what it said.
+fn ends(world: &World, line: &str, code: i32) -> String {
+    let output = run(world, line);
+    assert_eq!(output.status.code(), Some(code), "{line}\n{}", said(&output));
+    said(&output)
+}
+
+/// A command that must succeed; its JSON.
+fn json(world: &World, line: &str) -> Value {
+    let output = run(world, &format!("{line} --json"));
+    assert!(output.status.success(), "{line}\n{}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn operator(world: &World, index: usize) -> String {
+    let entry = &world.card.operators[index];
+    let (key, pass) = (entry.keystore.display(), entry.passphrase_file.display());
+    format!("--keystore {key} --passphrase-file {pass}")
+}
+
+fn agent(world: &World, name: &str) -> String {
+    let file = world.card.agents[&name.parse().unwrap()].request_key.display();
+    format!("--agent-key {file}")
+}

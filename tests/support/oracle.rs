@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy::{
-    primitives::{Address, U256},
+    primitives::{Address, B256, U256},
     providers::Provider,
 };
 use bursar::{
@@ -108,6 +108,8 @@ impl World {
 
         let mut paid: BTreeMap<Address, u64> = BTreeMap::new();
         let (mut expected, mut escrowed) = (Vec::new(), 0);
+        // What went into channels is booked as paid to their receivers.
+        let mut funded: BTreeMap<Address, BTreeMap<B256, u64>> = BTreeMap::new();
         for row in payments {
             let sum = paid.entry(row.payee).or_default();
             if row.state == State::Paid {
@@ -117,6 +119,10 @@ impl World {
                     escrowed += units;
                 } else {
                     *sum += units;
+                }
+                if let Some(channel) = row.channel {
+                    to = HUB;
+                    *funded.entry(row.payee).or_default().entry(channel).or_default() += units;
                 }
                 let tx = row.tx_hash.unwrap_or_else(|| panic!("{} is paid by nothing", row.id));
                 expected.push(Transfer { tx, to, units });
@@ -133,7 +139,12 @@ impl World {
         for (payee, sum) in &paid {
             let line = postings.get(payee);
             let sum = *sum + line.map_or(0, |line| line.released.units());
-            assert_eq!(self.chain.usdc_of(*payee).await, sum, "{payee}: chain, paid payments");
+            let (inside, settled) = match funded.get(payee) {
+                Some(channels) => self.through_channels(*payee, channels).await,
+                None => (0, 0),
+            };
+            let has = sum - inside + settled;
+            assert_eq!(self.chain.usdc_of(*payee).await, has, "{payee}: chain, paid payments");
             let (posted, transfers) =
                 line.map_or((0, 0), |line| (line.posted.units(), line.transfers.units()));
             assert_eq!((posted, transfers), (sum, sum), "{payee}: ledger, paid payments");
@@ -146,6 +157,24 @@ impl World {
         let gone = paid.values().sum::<u64>() + escrowed;
         assert_eq!(wallet.debits_posted.units(), gone, "wallet's account");
         assert_eq!(wallet.debits_pending.units(), waiting, "wallet's reservations");
+    }
+
+    /// What went into the wallet's channels to a payee, and what the hub paid out to it. No channel was
+    /// claimed above what its agent signed, and what came home is what was not claimed and is not there.
+    async fn through_channels(&self, payee: Address, funded: &BTreeMap<B256, u64>) -> (u64, u64) {
+        let store = Store::open(&self.database()).await.unwrap();
+        let contract = IChannelHub::new(HUB, &self.chain.node);
+        for (id, units) in funded {
+            let row = store.purse(*id).await.unwrap().unwrap();
+            let on_chain = contract.channels(*id).call().await.unwrap();
+            let balance = u64::try_from(on_chain.balance).unwrap();
+            let claimed = u64::try_from(on_chain.totalClaimed).unwrap();
+            assert!(claimed <= row.ceiling.units(), "claimed {claimed} of {row:?}");
+            assert_eq!(balance + row.returned.units(), *units, "hub, books: {row:?}");
+        }
+        store.close().await;
+        let totals = contract.receivers(payee, self.card.usdc).call().await.unwrap();
+        (funded.values().sum(), u64::try_from(totals.totalSettled).unwrap())
     }
 
     /// Counts the transfers that no paid payment explains: either somebody was told that it failed,

@@ -1,11 +1,16 @@
 //! Our buyer, by channels: against the official server, and against one that does what it does not.
 
-use alloy::primitives::B256;
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256};
 use bursar::{
     buyer::{ChannelPart, FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
+    client::AgentClient,
+    clock::Clock,
     contract::hub::HUB,
     payment::FundsMoved,
     refusal::Code,
+    view::PurseView,
 };
 use serde_json::json;
 
@@ -40,10 +45,21 @@ fn part(receipt: &Receipt) -> &ChannelPart {
 
 /// A call that is delivered and paid: what of it is left in which channel.
 async fn buys(world: &World, url: &str, key: &str, price: u64) -> ChannelPart {
-    let bought = world.agent(BUYER).fetch(&FetchRequest::get(url), key).await.unwrap();
+    buys_by(&world.agent(BUYER), world.card.wallet, url, key, price).await
+}
+
+/// The same by an agent whose clock the test holds.
+async fn buys_by(
+    agent: &AgentClient,
+    wallet: Address,
+    url: &str,
+    key: &str,
+    price: u64,
+) -> ChannelPart {
+    let bought = agent.fetch(&FetchRequest::get(url), key).await.unwrap();
     let paid = receipt(&bought);
     assert_eq!((bought.answer.status, paid.state), (200, PurchaseState::Paid), "{bought:?}");
-    assert_eq!((paid.payer_kind, paid.payer), (PayerKind::Channel, world.card.wallet));
+    assert_eq!((paid.payer_kind, paid.payer), (PayerKind::Channel, wallet));
     assert_eq!(part(paid).charged.map(|charged| charged.units()), Some(price), "{bought:?}");
     part(paid).clone()
 }
@@ -380,6 +396,96 @@ async fn our_own_paywall_sells_to_our_agents_through_a_channel() {
     })
     .await;
     assert_eq!(world.chain.usdc_of(wallet).await, held - 6 * OURS);
+    world.judge().await;
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
-    assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
+}
+
+#[tokio::test]
+async fn a_channel_that_lies_idle_is_closed_and_its_rest_comes_home() {
+    const IDLE_S: u64 = 86_400;
+    let world = plan()
+        .config(|config| {
+            config.channels.watch_s = 1;
+            config.channels.close_after_s = IDLE_S;
+        })
+        .without_daemon()
+        .await;
+    let (acme, wallet) = (world.payee("acme-data"), world.card.wallet);
+    let quiet = Till::start(&world, acme, PRICE).await;
+    let busy = Till::start(&world, world.payee("tidewater-data"), PRICE).await;
+    let (start, held) = (world.chain.usdc_of(acme).await, world.chain.usdc_of(wallet).await);
+    let (clock, hand) = Clock::held(Clock::system().now_ms());
+    let service = world.serve_here(&clock).await;
+    let (agent, operator) =
+        (world.agent(BUYER).clock(clock.clone()), world.operator(0).clock(clock.clone()));
+    let pass = async |seconds: u64| {
+        hand.advance(Duration::from_secs(seconds));
+        world.chain.pass(seconds).await;
+    };
+    let buys =
+        async |till: &Till, key: &str| buys_by(&agent, wallet, &till.url(), key, PRICE).await.id;
+    let shown = async |channel: B256| -> PurseView {
+        let all = operator.channels().await.unwrap().paying;
+        all.into_iter().find(|purse| purse.channel == channel).unwrap()
+    };
+    // What is closing is looked at once a second, by the clock in hand.
+    let until = async |channel: B256, what: &str, is_so: fn(&PurseView) -> bool| {
+        wait_for(what, async || {
+            hand.advance(Duration::from_secs(1));
+            Some(shown(channel).await).filter(is_so)
+        })
+        .await
+    };
+    let pool = world.tables().await;
+    let looked_at = async |channel: B256| {
+        wait_for("a look at a channel", async || {
+            let query = sqlx::query_scalar::<_, i64>("SELECT read_ms FROM purse WHERE id = $1");
+            let at = query.bind(channel.to_string()).fetch_one(&pool).await.unwrap();
+            (at >= clock.now_ms()).then_some(())
+        })
+        .await;
+    };
+
+    let idle = buys(&quiet, "quiet-1").await;
+    assert_eq!(buys(&quiet, "quiet-2").await, idle);
+    pass(IDLE_S / 2).await;
+    assert_eq!(buys(&quiet, "quiet-3").await, idle);
+    let used = buys(&busy, "busy-1").await;
+    // Longer than that since it was opened, and not since it was used.
+    pass(IDLE_S / 2 + 60).await;
+    looked_at(idle).await;
+    assert_eq!(shown(idle).await.state, "open");
+    assert_eq!(buys(&busy, "busy-2").await, used);
+    pass(IDLE_S / 2).await;
+    until(idle, "the way home", |purse| purse.comes_home_at.is_some()).await;
+    looked_at(used).await;
+    assert_eq!(shown(used).await.state, "open");
+    let why = sqlx::query_as::<_, (String, String)>(
+        "SELECT actor, data FROM audit_entry WHERE kind = 'purse.closing'",
+    );
+    let (actor, data) = why.fetch_one(&pool).await.unwrap();
+    assert!(actor == "daemon" && data.contains("was not used for long"), "{actor}: {data}");
+
+    // In the delay its seller gets what it charged, and the wallet nothing yet.
+    assert_eq!(quiet.claim_all(&world, idle).await, 3 * PRICE);
+    assert_eq!(world.chain.usdc_of(acme).await, start + 3 * PRICE);
+    assert_eq!(world.chain.usdc_of(wallet).await, held - 2 * DEPOSIT);
+    // The delay ends while no daemon is there; the next one fetches the rest, to the last unit.
+    service.stop().await;
+    pass(901).await;
+    let service = world.serve_here(&clock).await;
+    let end = until(idle, "a closed channel", |purse| purse.state == "closed").await;
+    assert_eq!(world.chain.usdc_of(wallet).await, held - DEPOSIT - 3 * PRICE);
+    assert_eq!((end.returned.units(), end.left.units()), (DEPOSIT - 3 * PRICE, 0), "{end:?}");
+
+    // The next call opens another one; the other seller's is still the same.
+    let fresh = buys(&quiet, "quiet-4").await;
+    assert!(fresh != idle && fresh != used);
+    assert_eq!(buys(&busy, "busy-3").await, used);
+    assert_eq!(world.chain.usdc_of(HUB).await, 2 * DEPOSIT);
+    assert_eq!(agent.payments(None, None, 50).await.unwrap().payments.len(), 3);
+    service.stop().await;
+    pool.close().await;
+    world.judge().await;
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
 }

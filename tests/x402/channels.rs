@@ -32,13 +32,13 @@ use super::{
 use crate::support::{Backend, Official, Plan, Twin, World, wait_for};
 
 /// What a call costs.
-const PRICE: u64 = 10_000;
+pub const PRICE: u64 = 10_000;
 /// What the paywall wants in a channel at least: ten calls.
-const DEPOSIT: u64 = 100_000;
+pub const DEPOSIT: u64 = 100_000;
 
 /// A payer of channels that can say anything.
 #[derive(Clone)]
-struct Payer {
+pub struct Payer {
     key: PrivateKeySigner,
     voucher_key: PrivateKeySigner,
     hub: Hub,
@@ -104,7 +104,7 @@ impl Payer {
     }
 
     /// The same with a channel that has the least that is taken, and its first call paid.
-    async fn funded(world: &World, shop: &Shop) -> Self {
+    pub async fn funded(world: &World, shop: &Shop) -> Self {
         let payer = Self::new(world, shop).await;
         let answer = payer.pay(shop, "/paid", payer.deposit(DEPOSIT, PRICE, 1)).await;
         assert_eq!((answer.status, answer.charged(), answer.total()), (200, PRICE, PRICE));
@@ -130,7 +130,11 @@ impl Payer {
         world.chain.send_from(self.key.address(), HUB, finish.abi_encode().into()).await;
     }
 
-    fn id(&self) -> B256 {
+    pub fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    pub fn id(&self) -> B256 {
         self.hub.channel_id(&self.config.into())
     }
 

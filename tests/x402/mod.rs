@@ -2,7 +2,7 @@
 
 mod buyer;
 mod buyer_channels;
-mod channels;
+pub mod channels;
 mod desk;
 mod facilitator;
 mod facilitator_channels;
@@ -11,5 +11,5 @@ mod hostile;
 mod official;
 mod redeemed;
 mod restored;
-mod seller;
-mod till;
+pub mod seller;
+pub mod till;
