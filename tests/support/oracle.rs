@@ -165,12 +165,16 @@ impl World {
         let store = Store::open(&self.database()).await.unwrap();
         let contract = IChannelHub::new(HUB, &self.chain.node);
         for (id, units) in funded {
-            let row = store.purse(*id).await.unwrap().unwrap();
-            let on_chain = contract.channels(*id).call().await.unwrap();
-            let balance = u64::try_from(on_chain.balance).unwrap();
-            let claimed = u64::try_from(on_chain.totalClaimed).unwrap();
-            assert!(claimed <= row.ceiling.units(), "claimed {claimed} of {row:?}");
-            assert_eq!(balance + row.returned.units(), *units, "hub, books: {row:?}");
+            // What came home is in the books a look later.
+            wait_for(&format!("{id}: {units} are in the hub or came home"), async || {
+                let row = store.purse(*id).await.unwrap().unwrap();
+                let on_chain = contract.channels(*id).call().await.unwrap();
+                let claimed = u64::try_from(on_chain.totalClaimed).unwrap();
+                assert!(claimed <= row.ceiling.units(), "claimed {claimed} of {row:?}");
+                let balance = u64::try_from(on_chain.balance).unwrap();
+                (balance + row.returned.units() == *units).then_some(())
+            })
+            .await;
         }
         store.close().await;
         let totals = contract.receivers(payee, self.card.usdc).call().await.unwrap();
