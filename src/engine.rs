@@ -1103,7 +1103,7 @@ impl Engine {
     /// # Errors
     /// `unavailable`, where another daemon keeps the channels, too.
     pub async fn claim_channels(&self) -> Result<ClaimsView, Refusal> {
-        channel::show::claim_now(&self.inner).await
+        self.whole(|inner| async move { channel::show::claim_now(&inner).await }).await
     }
 
     /// Lists the webhook endpoints and how they fare.

@@ -243,7 +243,7 @@ impl Stage {
 /// As the journal does it.
 async fn commit(store: &Store, rows: &mut [MeterRow], earned: &[Earning]) -> Result<()> {
     let mut tx = store.begin().await?;
-    tx.put_meters(&rows.iter().collect::<Vec<_>>()).await?;
+    ensure!(tx.put_meters(&rows.iter().collect::<Vec<_>>()).await?, "a row was overtaken");
     tx.add_earnings(&earned.iter().collect::<Vec<_>>()).await?;
     tx.commit().await?;
     for row in rows {

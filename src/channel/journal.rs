@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use super::meter::{MeterRow, Unstored};
 use crate::{
@@ -95,12 +96,29 @@ impl Writer {
                 return;
             }
             let fence = inner.held_keeper_fence();
-            let (now, late): (Vec<Entry>, Vec<Entry>) =
+            let (mut now, late): (Vec<Entry>, Vec<Entry>) =
                 group.drain(..).partition(|entry| Some(entry.fence) == fence);
-            let outcome = write(&inner, &now, fence).await;
+            let mut overtaken = Vec::new();
+            let mut outcome = write(&inner, &now, fence).await;
+            if matches!(outcome, Ok(false)) {
+                outcome = match tell_apart(&inner, now).await {
+                    Ok((good, bad)) => {
+                        (now, overtaken) = (good, bad);
+                        write(&inner, &now, fence).await
+                    }
+                    Err((all, refusal)) => {
+                        now = all;
+                        Err(refusal)
+                    }
+                };
+            }
+            let outcome = outcome.and_then(|kept| if kept { Ok(()) } else { Err(was_changed()) });
             for entry in now {
                 // Whoever does not wait any more finds it in the store.
                 let _ = entry.done.send(outcome.clone());
+            }
+            for entry in overtaken {
+                let _ = entry.done.send(Err(was_changed()));
             }
             for entry in late {
                 let _ = entry.done.send(Err(not_ours()));
@@ -109,10 +127,31 @@ impl Writer {
     }
 }
 
+/// Parts those whose channels are another's in the store from the others, which are then written whole.
+async fn tell_apart(
+    inner: &Inner,
+    group: Vec<Entry>,
+) -> Result<(Vec<Entry>, Vec<Entry>), (Vec<Entry>, Refusal)> {
+    let rows: Vec<&MeterRow> = group.iter().map(|entry| &entry.row).collect();
+    match inner.store.overtaken(&rows).await {
+        Ok(overtaken) => {
+            warn!(channels = ?overtaken, "what was to be kept of channels is not the store's next");
+            let (bad, mut good): (Vec<Entry>, Vec<Entry>) =
+                group.into_iter().partition(|entry| overtaken.contains(&entry.row.id));
+            for entry in &mut good {
+                entry.row.unstored = Unstored::Everything;
+            }
+            Ok((good, bad))
+        }
+        Err(error) => Err((group, error.into())),
+    }
+}
+
 /// One daemon keeps the meters of all: two that each believed their own would both serve one voucher.
-async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<(), Refusal> {
+/// Answers `false`, and keeps nothing, where a channel is another one in the store.
+async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<bool, Refusal> {
     if group.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let now_ms = inner.clock.now_ms();
     let mut tx = inner.begin_as_keeper().await.map_err(|error| Refusal::from(&error))?;
@@ -121,7 +160,9 @@ async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<(),
         return Err(not_ours());
     }
     let rows: Vec<&MeterRow> = group.iter().map(|entry| &entry.row).collect();
-    tx.put_meters(&rows).await?;
+    if !tx.put_meters(&rows).await? {
+        return Ok(false);
+    }
     let earned: Vec<&Earning> = group.iter().filter_map(|entry| entry.earned.as_ref()).collect();
     tx.add_earnings(&earned).await?;
     let mut drafts = Vec::new();
@@ -143,7 +184,13 @@ async fn write(inner: &Inner, group: &[Entry], fence: Option<u64>) -> Result<(),
     metrics.voucher_calls.inc_by(earned.len() as u64);
     metrics.voucher_units.inc_by(earned.iter().map(|earning| earning.amount.units()).sum());
     metrics.voucher_units_claimed.inc_by(group.iter().map(|entry| entry.claimed.units()).sum());
-    Ok(())
+    Ok(true)
+}
+
+fn was_changed() -> Refusal {
+    Refusal::new(Code::Unavailable, "the channel was changed by another request meanwhile")
+        .retry_after(1)
+        .hint("send the same request with the same voucher again")
 }
 
 fn not_ours() -> Refusal {

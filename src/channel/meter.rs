@@ -30,6 +30,18 @@ pub struct OnChain {
     pub refund_nonce: u64,
     /// When this was read, milliseconds.
     pub read_ms: i64,
+    /// The final block that it was read at; 0 for what comes from the store.
+    pub block: u64,
+}
+
+impl OnChain {
+    /// Is it from before `other`? Final blocks come from nodes that may lag behind each other, and what
+    /// was read first may be noted last.
+    const fn is_before(&self, other: &Self) -> bool {
+        self.block < other.block
+            || self.refund_nonce < other.refund_nonce
+            || self.claimed.units() < other.claimed.units()
+    }
 }
 
 /// The answer to the request that was charged last, for a payer that did not get it.
@@ -144,10 +156,10 @@ impl MeterRow {
         self.charged.saturating_sub(self.claimable().max(self.chain.claimed))
     }
 
-    /// The total that a claim may say: what was charged, as far as the channel holds it.
+    /// The total that a claim may say: what was charged, as far as it is signed and the channel holds it.
     #[must_use]
     pub fn claimable(&self) -> Usdc {
-        self.charged.min(self.chain.balance)
+        self.charged.min(self.chain.balance).min(self.ceiling)
     }
 
     /// What is on its way back.
@@ -235,13 +247,14 @@ pub struct Meter {
     row: MeterRow,
     key: Option<VoucherKey>,
     payer_is_contract: bool,
+    is_lost: bool,
 }
 
 impl Meter {
     /// Takes up a channel.
     #[must_use]
     pub const fn new(row: MeterRow, payer_is_contract: bool) -> Self {
-        Self { row, key: None, payer_is_contract }
+        Self { row, key: None, payer_is_contract, is_lost: false }
     }
 
     /// Does code stand at the payer's address?
@@ -376,12 +389,15 @@ impl Meter {
         next
     }
 
-    /// Notes what the hub says.
+    /// Notes what the hub says; not what it said before what is known already.
     #[must_use]
     pub fn seen(&self, mut chain: OnChain) -> MeterRow {
         let mut next = self.row.clone();
         next.version += 1;
         next.unstored = Unstored::Everything;
+        if chain.is_before(&next.chain) {
+            return next;
+        }
         if let Some(refund) = next.refund.as_mut().filter(|refund| !refund.is_final) {
             refund.is_final = chain.refund_nonce > refund.nonce;
             if !refund.is_final {
@@ -396,6 +412,28 @@ impl Meter {
             next.owed_since_ms = None;
         }
         next
+    }
+
+    /// Puts back the voucher before the one in hand, which bought nothing: claims publish what is held,
+    /// and whoever reads that one could spend it. The row is to be made durable.
+    #[must_use]
+    pub fn give_up(&self, former: (Usdc, Vec<u8>)) -> MeterRow {
+        let mut next = self.row.clone();
+        next.version += 1;
+        next.unstored = next.unstored.and(Unstored::Voucher);
+        (next.ceiling, next.signature) = former;
+        next
+    }
+
+    /// Notes that a change was not kept, or perhaps was: what the store has is to be read again.
+    pub const fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
+    /// Is it to be read again?
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Takes a row that is durable.

@@ -1,5 +1,7 @@
 //! A channel's marks keep their order whatever is presented, served, failed, repeated or killed.
 
+use std::collections::BTreeSet;
+
 use alloy::{
     primitives::{Address, B256},
     signers::{SignerSync as _, local::PrivateKeySigner},
@@ -47,6 +49,18 @@ fn sign(id: B256, ceiling: u64) -> Vec<u8> {
 
 fn request(number: u64) -> B256 {
     B256::from(alloy::primitives::U256::from(number))
+}
+
+/// Presents a voucher for a call of 100.
+fn buy(meter: &mut Meter, total: u64, number: u64) -> Result<Admitted, Reject> {
+    let signature = sign(meter.row().id, total);
+    let voucher = Presented {
+        ceiling: usdc(total),
+        signature: &signature,
+        price: usdc(100),
+        request: request(number),
+    };
+    meter.admit(&hub(), voucher)
 }
 
 fn delivered(request: B256, ceiling: u64, charged: u64) -> Delivered {
@@ -214,16 +228,6 @@ fn a_payer_that_leaves_buys_nothing_more() {
 fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     let mut meter = Meter::new(row(1_000), false);
     let id = meter.row().id;
-    let buy = |meter: &mut Meter, total: u64, number: u64| {
-        let signature = sign(id, total);
-        let voucher = Presented {
-            ceiling: usdc(total),
-            signature: &signature,
-            price: usdc(100),
-            request: request(number),
-        };
-        meter.admit(&hub(), voucher)
-    };
     let Ok(Admitted::Serve(next)) = buy(&mut meter, 100, 1) else { panic!() };
     meter.set(*next);
     meter.set(meter.charge(delivered(request(1), 100, 100), 1));
@@ -260,6 +264,45 @@ fn what_is_promised_back_buys_nothing_until_the_chain_has_it() {
     assert_eq!(meter.row().owed_since_ms, None);
 }
 
+/// Nodes lag behind each other, and what was read first may be noted last.
+#[test]
+fn what_the_chain_said_before_is_passed_over() {
+    let mut meter = Meter::new(row(1_000), false);
+    let at = |block, balance, claimed, refund_nonce| OnChain {
+        balance: usdc(balance),
+        claimed: usdc(claimed),
+        refund_nonce,
+        block,
+        ..OnChain::default()
+    };
+    let newest = at(7, 400, 100, 1);
+    meter.set(meter.seen(newest));
+    for older in [at(6, 1_000, 100, 1), at(8, 1_000, 100, 0), at(8, 1_000, 0, 1)] {
+        meter.set(meter.seen(older));
+        assert_eq!(meter.row().chain, newest);
+    }
+    let newer = at(8, 900, 100, 1);
+    meter.set(meter.seen(newer));
+    assert_eq!(meter.row().chain, newer);
+}
+
+/// A voucher whose call failed is not held any longer: a claim would show it to everybody.
+#[test]
+fn a_voucher_that_bought_nothing_is_put_back() {
+    let mut meter = Meter::new(row(1_000), false);
+    for number in 1..=2 {
+        let former = (meter.row().ceiling, meter.row().signature.clone());
+        let Ok(Admitted::Serve(next)) = buy(&mut meter, 100 * number, number) else { panic!() };
+        meter.set(*next);
+        meter.set(meter.give_up(former.clone()));
+        assert_eq!((meter.row().ceiling, meter.row().signature.clone()), former);
+        let Ok(Admitted::Serve(next)) = buy(&mut meter, 100 * number, number) else { panic!() };
+        meter.set(*next);
+        meter.set(meter.charge(delivered(request(number), 100 * number, 100), 1));
+        assert_eq!(meter.row().charged, usdc(100 * number));
+    }
+}
+
 #[tokio::test]
 async fn what_a_call_changes_is_stored_and_nothing_else_is_lost() {
     crate::store::testing::on_both(async |store| calls_are_stored(store).await).await;
@@ -268,8 +311,11 @@ async fn what_a_call_changes_is_stored_and_nothing_else_is_lost() {
 async fn calls_are_stored(store: Store) {
     let put = async |row: &MeterRow| {
         let mut tx = store.begin().await.unwrap();
-        tx.put_meters(&[row]).await.unwrap();
-        tx.commit().await.unwrap();
+        let is_put = tx.put_meters(&[row]).await.unwrap();
+        if is_put {
+            tx.commit().await.unwrap();
+        }
+        is_put
     };
     let is_kept = async |row: &MeterRow| {
         let kept = store.meter(row.id).await.unwrap().unwrap();
@@ -277,7 +323,7 @@ async fn calls_are_stored(store: Store) {
     };
     let keep = async |meter: &mut Meter, mut next: MeterRow, change: Unstored| {
         assert_eq!(next.unstored, change);
-        put(&next).await;
+        assert!(put(&next).await);
         next.unstored = Unstored::Nothing;
         is_kept(&next).await;
         meter.set(next);
@@ -305,22 +351,28 @@ async fn calls_are_stored(store: Store) {
         let whole = new || claimed;
         keep(&mut meter, next, if whole { Unstored::Everything } else { Unstored::Charge }).await;
     }
-    // A row that is older than the store's changes nothing; one that the store lacks is written whole.
-    for unstored in [Unstored::Voucher, Unstored::Charge] {
-        put(&MeterRow { version: 1, charged: usdc(9), unstored, ..meter.row().clone() }).await;
-        is_kept(meter.row()).await;
+    // What is not the store's next is not kept, and told; one that the store lacks is to be written whole.
+    let version = meter.row().version;
+    for unstored in [Unstored::Voucher, Unstored::Charge, Unstored::Everything] {
+        for version in [1, version - 1, version] {
+            let old = MeterRow { version, charged: usdc(9), unstored, ..meter.row().clone() };
+            assert!(!put(&old).await, "{unstored:?} {version}");
+            assert_eq!(store.overtaken(&[&old]).await.unwrap(), BTreeSet::from([old.id]));
+            is_kept(meter.row()).await;
+        }
         let id = request(unstored as u64);
-        put(&MeterRow { id, unstored, ..meter.row().clone() }).await;
-        is_kept(&MeterRow { id, ..meter.row().clone() }).await;
+        let new = MeterRow { id, unstored, ..meter.row().clone() };
+        assert!(store.overtaken(&[&new]).await.unwrap().is_empty());
+        assert_eq!(put(&new).await, unstored == Unstored::Everything);
     }
 }
 
 #[tokio::test]
-async fn the_latest_of_a_channel_s_rows_stands() {
-    crate::store::testing::on_both(async |store| latest_stands(store).await).await;
+async fn a_channel_s_next_row_stands_and_earnings_add_up() {
+    crate::store::testing::on_both(async |store| next_stands(store).await).await;
 }
 
-async fn latest_stands(store: Store) {
+async fn next_stands(store: Store) {
     let mut rows = Vec::new();
     let mut earned = Vec::new();
     for channel in 0..40_u64 {
@@ -338,10 +390,21 @@ async fn latest_stands(store: Store) {
             });
         }
     }
-    for half in [&rows[..130], &rows[70..]] {
+    // Two rows of one channel are not kept together; one by one the later ones stand.
+    let all: Vec<&MeterRow> = rows.iter().collect();
+    let mut tx = store.begin().await.unwrap();
+    assert!(!tx.put_meters(&all).await.unwrap());
+    drop(tx);
+    assert_eq!(store.overtaken(&all).await.unwrap().len(), 40);
+    for version in [3, 5, 1, 4, 2_u64] {
+        let part: Vec<&MeterRow> = rows.iter().filter(|row| row.version == version).collect();
         let mut tx = store.begin().await.unwrap();
-        tx.put_meters(&half.iter().collect::<Vec<_>>()).await.unwrap();
-        tx.commit().await.unwrap();
+        let is_put = tx.put_meters(&part).await.unwrap();
+        assert_eq!(is_put, version == 3 || version == 5);
+        assert_eq!(store.overtaken(&part).await.unwrap().len(), if is_put { 0 } else { 40 });
+        if is_put {
+            tx.commit().await.unwrap();
+        }
     }
     let mut tx = store.begin().await.unwrap();
     tx.add_earnings(&earned.iter().collect::<Vec<_>>()).await.unwrap();

@@ -56,6 +56,7 @@ pub(crate) async fn read(
                 withdraw_since_s: (since != 0).then_some(since),
                 refund_nonce: u64::try_from(nonce).map_err(|_| nonsense("a refund nonce"))?,
                 read_ms,
+                block: last.height(),
             });
         }
     }

@@ -45,6 +45,8 @@ const LOOK_MS: i64 = 250;
 const DAY_MS: i64 = 86_400_000;
 /// Pause between two looks for a deposit that is awaited.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Looks for a channel's row where each one before was to be read again.
+const TRIES: usize = 3;
 /// Longest wait of a request for the one before it in its channel.
 const TURN: Duration = Duration::from_secs(1);
 /// Bytes of an answer that are kept for a payer that did not get it.
@@ -84,6 +86,8 @@ pub(crate) struct Charge {
     fence: u64,
     /// The voucher that was taken.
     due: Usdc,
+    /// Total and signature of the one before it.
+    former: (Usdc, Vec<u8>),
 }
 
 impl Charge {
@@ -107,7 +111,7 @@ impl Charge {
     /// # Errors
     /// 503 if it could not be stored: the answer must not leave.
     pub(crate) async fn done(
-        mut self,
+        self,
         delivered: Delivered,
         route: &str,
         now_ms: i64,
@@ -120,13 +124,44 @@ impl Charge {
             receiver: next.config.receiver,
             amount,
         });
-        self.keep(next, earned).await
+        self.keep(next, earned).await.map(Self::into_row)
     }
 
-    async fn keep(&mut self, row: MeterRow, earned: Option<Earning>) -> Result<MeterRow, Refusal> {
-        let kept = self.journal.keep(row, earned, self.fence).await?;
-        self.meter.set(kept.clone());
-        Ok(kept)
+    /// Charges nothing: the handler has failed. The voucher is not held any longer.
+    ///
+    /// # Errors
+    /// 503 if that could not be stored; nothing is charged all the same.
+    pub(crate) async fn spared(mut self) -> Result<MeterRow, Refusal> {
+        if self.former.0 == self.row().ceiling {
+            return Ok(self.into_row());
+        }
+        let former = std::mem::take(&mut self.former);
+        let next = self.meter.give_up(former);
+        self.keep(next, None).await.map(Self::into_row)
+    }
+
+    fn into_row(self) -> MeterRow {
+        self.row().clone()
+    }
+
+    /// Keeps a row, also when the caller goes away: what the store has and what memory has are one.
+    async fn keep(mut self, row: MeterRow, earned: Option<Earning>) -> Result<Self, Refusal> {
+        let kept = tokio::spawn(async move {
+            match self.journal.keep(row, earned, self.fence).await {
+                Ok(kept) => {
+                    self.meter.set(kept);
+                    Ok(self)
+                }
+                Err(refusal) => {
+                    self.meter.lose();
+                    Err(refusal)
+                }
+            }
+        });
+        kept.await.unwrap_or_else(|_| {
+            Err(Refusal::new(Code::Internal, "a fault of the daemon; its log has the details")
+                .hint("send the same request with the same voucher again"))
+        })
     }
 }
 
@@ -225,8 +260,9 @@ impl Meters {
                 Ok(Taken::Again(delivered, Box::new(held.row().clone())))
             }
             Ok(Admitted::Serve(next)) => {
-                held.keep(*next, None).await?;
                 held.due = voucher.ceiling;
+                held.former = (held.row().ceiling, held.row().signature.clone());
+                let held = held.keep(*next, None).await?;
                 crash::at(Point::VoucherCommitted);
                 Ok(Taken::Serve(held))
             }
@@ -270,7 +306,7 @@ impl Meters {
             Ok(next) => {
                 let kept = held.keep(next, None).await?;
                 crash::at(Point::RefundKept);
-                Ok(kept)
+                Ok(kept.into_row())
             }
             Err(reject) => Err(NotTaken::Rejected(reject, Box::new(held.row().clone()))),
         }
@@ -284,22 +320,34 @@ impl Meters {
         config: &ChannelConfig,
         wait: Duration,
     ) -> Result<Charge, NotTaken> {
-        let fence = self.check_keeper(inner).await?;
-        let meter = self.meter(inner, id, config).await?;
-        let meter = timeout(wait, meter.lock_owned()).await.map_err(|_| NotTaken::Busy)?;
-        Ok(Charge { meter, journal: self.journal.clone(), fence, due: Usdc::ZERO })
+        for _ in 0..TRIES {
+            let fence = self.check_keeper(inner).await?;
+            let shared = self.meter(inner, (id, config), fence).await?;
+            let lock = Arc::clone(&shared).lock_owned();
+            let meter = timeout(wait, lock).await.map_err(|_| NotTaken::Busy)?;
+            if !meter.is_lost() {
+                let (journal, former) = (self.journal.clone(), (Usdc::ZERO, Vec::new()));
+                return Ok(Charge { meter, journal, fence, due: Usdc::ZERO, former });
+            }
+            let mut live = self.live();
+            if live.get(&id).is_some_and(|known| Arc::ptr_eq(known, &shared)) {
+                live.remove(&id);
+            }
+        }
+        Err(NotTaken::Busy)
     }
 
     /// Meters are one daemon's at a time. What is in memory is from its own time as that one.
     async fn check_keeper(&self, inner: &Inner) -> Result<u64, Refusal> {
-        let fence = inner.keeper_fence();
-        {
+        let fence = {
             let mut seen = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
+            let fence = inner.keeper_fence();
             if *seen != fence {
                 self.live().clear();
                 *seen = fence;
             }
-        }
+            fence
+        };
         if let Some(fence) = fence {
             return Ok(fence);
         }
@@ -312,12 +360,12 @@ impl Meters {
             .hint("send the same request to that daemon, or pay by another scheme"))
     }
 
-    /// Finds a channel in memory, in the store, or on chain.
+    /// Finds a channel in memory, in the store, or on chain, under the keeper's lease `fence`.
     async fn meter(
         &self,
         inner: &Inner,
-        id: B256,
-        config: &ChannelConfig,
+        (id, config): (B256, &ChannelConfig),
+        fence: u64,
     ) -> Result<Arc<AsyncMutex<Meter>>, NotTaken> {
         if let Some(meter) = self.live().get(&id) {
             return Ok(Arc::clone(meter));
@@ -341,6 +389,11 @@ impl Meters {
         let code = inner.rpc.code(config.payer).await;
         let is_contract =
             !code.map_err(|error| Refusal::from(&EngineError::from(error)))?.is_empty();
+        // The lease was lost since the row was read: another daemon may have changed it.
+        let seen = self.fence.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != Some(fence) {
+            return Err(NotTaken::Busy);
+        }
         let mut live = self.live();
         if live.len() >= LIVE {
             // Those that nobody holds are in the store as they are here.
@@ -378,13 +431,14 @@ impl Meters {
         row: &MeterRow,
         chain: OnChain,
     ) -> Result<Option<MeterRow>, NotTaken> {
-        let mut held = match self.hold(inner, row.id, &row.config, Duration::ZERO).await {
+        let held = match self.hold(inner, row.id, &row.config, Duration::ZERO).await {
             Ok(held) => held,
             Err(NotTaken::Busy) => return Ok(None),
             Err(other) => return Err(other),
         };
         let next = held.meter.seen(chain);
-        held.keep(next, None).await.map(Some).map_err(NotTaken::from)
+        let kept = held.keep(next, None).await?;
+        Ok(Some(kept.into_row()))
     }
 }
 

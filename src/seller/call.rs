@@ -174,7 +174,7 @@ impl Call {
         let (mut head, begun, rest) = match made {
             Made::None(refusal) => {
                 let mut response = answer::refuse(refusal, &self.ask.target);
-                self.spared(&charge, deposited, response.headers_mut());
+                self.spared(charge, deposited, response.headers_mut()).await;
                 return Ok(response);
             }
             Made::Whole(response) => {
@@ -192,7 +192,7 @@ impl Call {
         };
         let mut response = Response::from_parts(head, body);
         if response.status().as_u16() >= 400 {
-            self.spared(&charge, deposited, response.headers_mut());
+            self.spared(charge, deposited, response.headers_mut()).await;
             return Ok(response);
         }
         crash::at(Point::ChargeMade);
@@ -248,9 +248,19 @@ impl Call {
     }
 
     /// A handler that failed is not charged; a deposit that was made is told all the same.
-    fn spared(&self, charge: &Charge, deposited: Option<&SettleResponse>, headers: &mut HeaderMap) {
-        if deposited.is_some() {
-            self.receipt(charge.row(), Usdc::ZERO, deposited, headers);
+    async fn spared(
+        &self,
+        charge: Charge,
+        deposited: Option<&SettleResponse>,
+        headers: &mut HeaderMap,
+    ) {
+        let before = deposited.map(|_| charge.row().clone());
+        let after = charge.spared().await;
+        if let Err(refusal) = &after {
+            tracing::warn!(detail = refusal.detail, "a voucher that bought nothing is still held");
+        }
+        if let Some(row) = after.ok().or(before).filter(|_| deposited.is_some()) {
+            self.receipt(&row, Usdc::ZERO, deposited, headers);
         }
     }
 

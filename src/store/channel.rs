@@ -1,6 +1,9 @@
 //! Channels that we are paid through and those that we pay through, and what was earned by route and day.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use alloy::{
     hex,
@@ -101,6 +104,13 @@ const CHARGED: Many = Many {
     tail: ") AS v WHERE voucher.id = v.column1 AND voucher.version < v.column4",
 };
 
+const VERSIONS: Many = Many {
+    head: "SELECT id, version FROM voucher WHERE id IN (",
+    shared: 0,
+    columns: 1,
+    tail: ")",
+};
+
 const EARN: Many = Many {
     head: "INSERT INTO earning (day, route, receiver, calls, amount, booked)",
     shared: 0,
@@ -120,11 +130,6 @@ macro_rules! select_meter {
             $rest
         )
     };
-}
-
-/// Rows of which some were not in the store as they should be: they are written whole.
-fn unless_all<'a>(part: &[&'a MeterRow], done: u64) -> Vec<&'a MeterRow> {
-    if done == part.len() as u64 { Vec::new() } else { part.to_vec() }
 }
 
 fn last_answer(row: &MeterRow) -> Result<Option<String>, StoreError> {
@@ -151,6 +156,7 @@ fn read_meter(row: &AnyRow) -> Result<MeterRow, StoreError> {
                 .map(|at| unsigned("meter.withdraw_since_s", at))
                 .transpose()?,
             read_ms: int(9)?,
+            block: 0,
         },
         owed_since_ms: row.try_get(10)?,
         last: row
@@ -379,6 +385,30 @@ impl Store {
         rows.iter().map(read_meter).collect()
     }
 
+    /// Tells the channels of which the store has a row as new as one of `rows` or newer, or of which there
+    /// are two.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn overtaken(&self, rows: &[&MeterRow]) -> Result<BTreeSet<B256>, StoreError> {
+        let mut stored = BTreeMap::new();
+        for part in VERSIONS.parts(rows, self.marks()) {
+            let mut query = VERSIONS.of(part.len(), self.marks());
+            for row in part {
+                query = query.bind(row.id.to_string());
+            }
+            for row in query.fetch_all(&self.readers).await? {
+                let id: B256 = parse("voucher.id", &row.try_get::<String, _>(0)?)?;
+                stored.insert(id, unsigned("voucher.version", row.try_get(1)?)?);
+            }
+        }
+        let mut seen = HashSet::with_capacity(rows.len());
+        let is_overtaken = |row: &&&MeterRow| {
+            !seen.insert(row.id) || stored.get(&row.id).is_some_and(|at| *at >= row.version)
+        };
+        Ok(rows.iter().filter(is_overtaken).map(|row| row.id).collect())
+    }
+
     /// Adds up what routes earned through channels, by receiver.
     ///
     /// # Errors
@@ -487,27 +517,20 @@ impl Tx {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Keeps channels as they are now. Of several rows of one channel, and of what is stored, the
-    /// latest version stands.
+    /// Keeps channels as they are now. Answers `false`, and is to be rolled back, if the store has a row
+    /// of one of them that is as new or newer, or lacks one, or two rows are of one channel:
+    /// [`Store::overtaken`] tells which.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn put_meters(&mut self, rows: &[&MeterRow]) -> Result<(), StoreError> {
-        let mut latest: BTreeMap<B256, (&MeterRow, Unstored)> = BTreeMap::new();
-        for row in rows {
-            latest
-                .entry(row.id)
-                .and_modify(|known| {
-                    let later = if row.version > known.0.version { *row } else { known.0 };
-                    *known = (later, Unstored::Everything);
-                })
-                .or_insert((row, row.unstored));
+    pub async fn put_meters(&mut self, rows: &[&MeterRow]) -> Result<bool, StoreError> {
+        let mut seen = HashSet::with_capacity(rows.len());
+        if !rows.iter().all(|row| seen.insert(row.id)) {
+            return Ok(false);
         }
         let of = |kinds: &[Unstored]| -> Vec<&MeterRow> {
-            let fitting = latest.values().filter(|(_, kind)| kinds.contains(kind));
-            fitting.map(|(row, _)| *row).collect()
+            rows.iter().filter(|row| kinds.contains(&row.unstored)).copied().collect()
         };
-        let mut whole = of(&[Unstored::Everything, Unstored::Nothing]);
         for part in TAKEN.parts(&of(&[Unstored::Voucher]), self.marks) {
             let mut query = TAKEN.of(part.len(), self.marks);
             for row in part {
@@ -517,8 +540,9 @@ impl Tx {
                     .bind(hex::encode(&row.signature))
                     .bind(row.version.cast_signed());
             }
-            let done = query.execute(&mut *self.inner).await?.rows_affected();
-            whole.extend(unless_all(part, done));
+            if query.execute(&mut *self.inner).await?.rows_affected() != part.len() as u64 {
+                return Ok(false);
+            }
         }
         for part in CHARGED.parts(&of(&[Unstored::Charge]), self.marks) {
             let mut query = CHARGED.of(part.len(), self.marks);
@@ -529,9 +553,11 @@ impl Tx {
                     .bind(last_answer(row)?)
                     .bind(row.version.cast_signed());
             }
-            let done = query.execute(&mut *self.inner).await?.rows_affected();
-            whole.extend(unless_all(part, done));
+            if query.execute(&mut *self.inner).await?.rows_affected() != part.len() as u64 {
+                return Ok(false);
+            }
         }
+        let whole = of(&[Unstored::Everything, Unstored::Nothing]);
         for part in PUT.parts(&whole, self.marks) {
             let mut query = PUT.of(part.len(), self.marks);
             for row in part {
@@ -562,9 +588,11 @@ impl Tx {
                     .bind(last_answer(row)?)
                     .bind(row.version.cast_signed());
             }
-            query.execute(&mut *self.inner).await?;
+            if query.execute(&mut *self.inner).await?.rows_affected() != part.len() as u64 {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Adds up what was charged, by day, route and receiver.

@@ -2,6 +2,8 @@
 //! two steps, payers that leave, daemons that take over. Nobody is served unpaid or charged twice, and
 //! what was charged is claimed, never above what was signed.
 
+use std::time::Duration;
+
 use alloy::{
     hex,
     primitives::{Address, B256, Bytes, U256},
@@ -24,6 +26,7 @@ use bursar::{
 };
 use serde_json::{Value, json};
 use sqlx::Row as _;
+use tokio::time::timeout;
 
 use super::{
     desk::{fields, now_s, payer},
@@ -637,6 +640,40 @@ async fn a_hub_without_packed_claims_is_claimed_by_plain_rows() {
     let plain = IChannelHub::claimWithSignatureCall::abi_decode(&calls[0]).unwrap();
     assert_eq!((calls.len(), plain.voucherClaims.len()), (2, 2));
     assert_eq!(two.pay(&shop, "/paid", two.voucher(2 * PRICE)).await.status, 200);
+    world.judge().await;
+}
+
+/// A payer that closes its connection at any moment loses nothing, gets nothing for nothing, and the
+/// next request finds memory and store at one.
+#[tokio::test]
+async fn a_payer_that_hangs_up_leaves_the_channel_as_it_was_or_charged_once() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let payer = Payer::funded(&world, &shop).await;
+    for call in 2..=9 {
+        for pause in [0, 1, 2, 3, 5, 8] {
+            let paid = payer.pay(&shop, "/paid", payer.voucher(call * PRICE));
+            let _ = timeout(Duration::from_millis(pause + call / 4), paid).await;
+        }
+        // Nothing of it, or all of it: the same voucher is due, or has its answer.
+        let bought = wait_for("its turn", async || {
+            let answer = payer.pay(&shop, "/paid", payer.voucher(call * PRICE)).await;
+            if answer.status == 402 {
+                assert_eq!(answer.error(), "channel_busy", "{answer:?}");
+            }
+            (answer.status == 200).then_some(answer)
+        })
+        .await;
+        assert_eq!(bought.total(), call * PRICE);
+    }
+    let claimed = world.operator(0).claim_channels().await.unwrap();
+    assert_eq!(claimed.transactions.len(), 1);
+    world.judge().await;
+    world.kill();
+    world.restart().await;
+    let again = payer.insist(&shop, "/paid", &payer.voucher(9 * PRICE)).await;
+    assert_eq!((again.status, again.total()), (200, 9 * PRICE));
     world.judge().await;
 }
 
