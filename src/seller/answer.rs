@@ -97,6 +97,19 @@ pub(super) fn strip_hops(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes headers that have these names, or may seem to: CGI, and what is like it, makes one variable of
+/// `Bursar-Payer` and `Bursar_Payer`.
+pub(super) fn strip_like(headers: &mut HeaderMap, names: &[&str]) {
+    let folded = |name: &str| {
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>()
+    };
+    let is_like = |name: &&HeaderName| names.contains(&folded(name.as_str()).as_str());
+    let like: Vec<HeaderName> = headers.keys().filter(is_like).cloned().collect();
+    for name in like {
+        headers.remove(name);
+    }
+}
+
 /// Removes from a handler's answer what only the paywall may say, and what its length was.
 pub(super) fn clean(headers: &mut HeaderMap) {
     strip_hops(headers);
@@ -112,6 +125,29 @@ pub(super) fn refuse(refusal: Refusal, path: &str) -> Response {
     let mut response = Problem::new(refusal, path, &id).into_response();
     no_store(response.headers_mut());
     response
+}
+
+/// Refuses a request for what is sold under other methods, or in another spelling.
+pub(super) fn otherwise(methods: &[&str], method: &str, path: &str) -> Response {
+    if methods.contains(&method) {
+        let why = "something is sold here, in another spelling: mind the slash at its end and the \
+                   case of its letters";
+        return refuse(Refusal::new(Code::NotFound, why), path);
+    }
+    let allowed = methods.join(", ");
+    let why = format!("this path is sold by {allowed} only");
+    let mut response = refuse(Refusal::new(Code::MethodNotAllowed, why), path);
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+/// An answer without what is in it.
+pub(super) fn head_only(response: Response) -> Response {
+    let (mut head, _) = response.into_parts();
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, Body::empty())
 }
 
 /// A refusal by a store or chain that cannot be asked.
@@ -249,6 +285,19 @@ mod tests {
         headers.insert("connection", HeaderValue::from_static("close, X-Secret"));
         clean(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["etag"]);
+    }
+
+    #[test]
+    fn a_name_that_seems_to_be_another_goes_with_it() {
+        let mut headers = HeaderMap::new();
+        for name in ["bursar-payer", "bursar_payer", "Bursar.Payer", "bursar-payers", "bursarpayer"]
+        {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("1"));
+        }
+        strip_like(&mut headers, &["bursar-payer"]);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["bursar-payers", "bursarpayer"]);
     }
 
     #[test]

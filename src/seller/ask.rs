@@ -36,7 +36,7 @@ impl Ask {
 
     /// The resource's address, as buyers see it.
     pub(super) fn url(&self, shop: &Shop) -> String {
-        format!("{}{}", shop.list.public_origin, self.target)
+        format!("{}{}", shop.list().public_origin, self.target)
     }
 
     /// The body's digest (RFC 9530), if there is a body.

@@ -168,7 +168,7 @@ impl Call {
     where
         S: Service<Request, Response = Response, Error = Infallible>,
     {
-        let (limits, price) = (self.shop.list.limits, self.ask.route.price);
+        let (limits, price) = (self.shop.list().limits, self.ask.route.price);
         self.hand_over(&mut request, &charge);
         let made = sell::make(request, handler, limits.handler_s, limits.response_bytes).await;
         let (mut head, begun, rest) = match made {

@@ -23,6 +23,7 @@ mod presented;
 mod prices;
 mod proxy;
 mod sell;
+mod shelf;
 
 use std::{
     collections::HashMap,
@@ -44,7 +45,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 use tower::{Layer, Service};
 
 pub(crate) use self::keep::run;
-use self::prices::Pattern;
+use self::shelf::Shelf;
 pub use self::{
     answer::Stored,
     prices::{Limits, PriceError, PriceList, Route, Unlisted, Way},
@@ -231,8 +232,7 @@ pub struct Paywall(Arc<Shop>);
 struct Shop {
     inner: Arc<Inner>,
     facilitator: Facilitator,
-    list: PriceList,
-    routes: Vec<Pattern>,
+    shelf: Shelf,
     secret: ChallengeSecret,
     /// The token's name and version, for the offers.
     token: (String, String),
@@ -259,21 +259,19 @@ impl Paywall {
             IEip3009::nameCall::abi_decode_returns(&name).map_err(read)?,
             IEip3009::versionCall::abi_decode_returns(&version).map_err(read)?,
         );
-        let routes = list.routes.iter().filter_map(|route| Pattern::parse(&route.path)).collect();
         let realm = list.public_origin.split("//").nth(1).unwrap_or_default().to_owned();
         let secret = ChallengeSecret::new(inner.keys.challenge_secret())
             .ok_or_else(|| EngineError::Encode("a secret that is too short".into()))?;
         let shop = Shop {
             facilitator: Facilitator::new(Arc::clone(&inner)),
-            routes,
             secret,
             token,
             realm,
             room: Arc::new(Semaphore::new(list.limits.concurrency)),
-            list,
+            shelf: Shelf::new(list),
             inner,
         };
-        for route in &shop.list.routes {
+        for route in &shop.list().routes {
             shop.pay_to(route)?;
         }
         Ok(Self(Arc::new(shop)))
@@ -282,14 +280,18 @@ impl Paywall {
     /// Returns the price list.
     #[must_use]
     pub fn list(&self) -> &PriceList {
-        &self.0.list
+        self.0.list()
     }
 }
 
 impl Shop {
+    const fn list(&self) -> &PriceList {
+        self.shelf.list()
+    }
+
     /// Returns who is paid for a route: the wallet, or a payee that the contract knows now.
     fn pay_to(&self, route: &Route) -> Result<Address, PriceError> {
-        let name = route.pay_to.as_ref().unwrap_or(&self.list.pay_to);
+        let name = route.pay_to.as_ref().unwrap_or(&self.list().pay_to);
         if name == "wallet" {
             return Ok(self.inner.config.chain.wallet);
         }
@@ -298,18 +300,6 @@ impl Shop {
             .resolve(name)
             .filter(|payee| *payee == self.inner.config.chain.wallet || book.is_registered(*payee));
         known.ok_or_else(|| PriceError::Payee(name.clone()))
-    }
-
-    /// Finds the first route that fits.
-    fn route(&self, method: &str, path: &str) -> Option<&Route> {
-        let sells = |route: &Route| {
-            route
-                .methods
-                .iter()
-                .any(|known| known == method || (known == "GET" && method == "HEAD"))
-        };
-        let fits = self.routes.iter().zip(&self.list.routes);
-        fits.filter(|(pattern, route)| pattern.fits(path) && sells(route)).map(|(_, r)| r).next()
     }
 }
 

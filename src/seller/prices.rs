@@ -6,12 +6,11 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::shelf::Pattern;
 use crate::money::Usdc;
 
 /// Most routes of a list.
 const ROUTES: usize = 1_000;
-/// Most characters of a pattern.
-const PATTERN: usize = 200;
 
 /// A price list, as written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +62,19 @@ pub struct Route {
     pub timeout_s: u64,
 }
 
+impl Route {
+    /// The methods it answers.
+    pub(super) fn allows(&self) -> impl Iterator<Item = &str> {
+        let head = self.methods.iter().any(|name| name == "GET").then_some("HEAD");
+        self.methods.iter().map(String::as_str).chain(head)
+    }
+
+    /// Is this method for sale?
+    pub(super) fn sells(&self, method: &str) -> bool {
+        self.allows().any(|name| name == method)
+    }
+}
+
 /// A way to be paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -85,7 +97,8 @@ pub enum Unlisted {
     /// 404: nothing is sold or given by oversight.
     #[default]
     Refuse,
-    /// Served without payment.
+    /// Served without payment; not so what is priced under another method, or but for a trailing slash
+    /// or the case of letters.
     Free,
 }
 
@@ -252,83 +265,6 @@ impl PriceList {
     }
 }
 
-/// A route's path, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(Vec<Part>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Any,
-    Rest,
-}
-
-impl Pattern {
-    /// Reads a pattern; `None` if it is none.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let path = text.strip_prefix('/')?;
-        if text.len() > PATTERN || plain(text).as_deref() != Some(text) {
-            return None;
-        }
-        let segments: Vec<&str> = path.split('/').collect();
-        let last = segments.len() - 1;
-        let parts = segments.iter().enumerate().map(|(at, segment)| {
-            let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-            match name {
-                Some(name) if name.starts_with('*') => (at == last).then_some(Part::Rest),
-                Some(_) => Some(Part::Any),
-                None if segment.contains(['{', '}']) => None,
-                None => Some(Part::Text((*segment).to_owned())),
-            }
-        });
-        parts.collect::<Option<Vec<Part>>>().map(Self)
-    }
-
-    /// Does a path that [`plain`] let through fit?
-    pub(super) fn fits(&self, path: &str) -> bool {
-        let mut segments = path.trim_start_matches('/').split('/');
-        for part in &self.0 {
-            match (part, segments.next()) {
-                (Part::Rest, _) => return true,
-                (_, None) => return false,
-                (Part::Any, Some("")) => return false,
-                (Part::Any, Some(_)) => {}
-                (Part::Text(text), Some(segment)) if text != segment => return false,
-                (Part::Text(_), Some(_)) => {}
-            }
-        }
-        segments.next().is_none()
-    }
-}
-
-/// Undoes the escapes of a path, if it can be read in one way only: no `//`, no dots as segments, no
-/// escaped slashes, no backslash, no control characters. What could mean one route here and another one
-/// behind is `None`.
-pub(super) fn plain(path: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = [rest.next()?, rest.next()?];
-        let digits = std::str::from_utf8(&digits).ok()?;
-        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
-        // An escaped slash or percent sign means another path to some.
-        if matches!(byte, b'/' | b'%') {
-            return None;
-        }
-        bytes.push(byte);
-    }
-    let path = String::from_utf8(bytes).ok()?;
-    let inner = path.strip_prefix('/')?;
-    let is_odd = |segment: &str| matches!(segment, "." | "..");
-    let empty = inner.split('/').rev().skip(1).any(str::is_empty);
-    let odd = path.contains(['\\', ';']) || path.chars().any(char::is_control);
-    (!empty && !odd && !inner.split('/').any(is_odd)).then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,43 +314,5 @@ mod tests {
             let said_now = parse(&LIST.replacen(from, to, 1)).unwrap_err();
             assert!(said_now.contains(said), "{to}: {said_now}");
         }
-    }
-
-    #[test]
-    fn a_path_fits_in_one_way_or_not_at_all() {
-        let city = Pattern::parse("/weather/{city}").unwrap();
-        for (path, fits) in [
-            ("/weather/bern", true),
-            ("/weather/b%C3%A4rn", true),
-            ("/%77eather/bern", true),
-            ("/weather/", false),
-            ("/weather/bern/", false),
-            ("/weather/bern/now", false),
-            ("/weather", false),
-        ] {
-            assert_eq!(city.fits(&plain(path).unwrap()), fits, "{path}");
-        }
-        for path in [
-            "//weather/bern",
-            "/weather//bern",
-            "/weather/../admin",
-            "/weather/%2e%2e",
-            "/weather/a%2Fb",
-            "/weather/a%252Fb",
-            "/weather/a\\b",
-            "/weather/a;b",
-            "/weather/%00",
-            "/weather/%zz",
-            "/weather/%+1",
-            "/weather/%f",
-            "/weather/%ff",
-            "weather/bern",
-            "*",
-        ] {
-            assert_eq!(plain(path), None, "{path}");
-        }
-        let rest = Pattern::parse("/files/{*rest}").unwrap();
-        assert!(rest.fits("/files/a/b/c") && rest.fits("/files/a") && !rest.fits("/filesa"));
-        assert!(Pattern::parse("/").unwrap().fits("/"));
     }
 }

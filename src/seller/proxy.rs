@@ -27,6 +27,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Longest time between two pieces of an answer.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// What the upstream is told of the buyer's request, by us alone.
+const FORWARDED_HOST: &str = "x-forwarded-host";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+
 /// Why there is no proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -99,10 +103,12 @@ impl Proxy {
         let body = to_bytes(body, self.most)
             .await
             .map_err(|_| Refusal::new(Code::BodyTooLarge, "the body is too large, or broke off"))?;
-        self.forward(&mut parts.headers, parts.extensions.get::<Sale>());
+        let host = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        self.forward(&mut parts.headers, host, parts.extensions.get::<Sale>());
         let sent = self.client.request(parts.method, url).headers(parts.headers).body(body);
         let answer = sent.send().await.map_err(|error| {
-            // Its URL is inside: not for buyers.
+            // Where it is, is not for buyers; what they asked, not for logs.
+            let error = error.without_url();
             warn!(%error, "upstream");
             Refusal::new(
                 Code::BadGateway,
@@ -116,21 +122,22 @@ impl Proxy {
         answer::strip_hops(response.headers_mut());
         let (head, ()) = response.into_parts();
         let pieces = stream::try_unfold(answer, |mut answer| async move {
-            let piece: Option<Bytes> = answer.chunk().await?;
+            let piece: Option<Bytes> = answer.chunk().await.map_err(reqwest::Error::without_url)?;
             Ok::<_, reqwest::Error>(piece.map(|piece| (piece, answer)))
         });
         Ok(Response::from_parts(head, Body::from_stream(pieces)))
     }
 
-    /// Makes a buyer's headers those of a request to the upstream.
-    fn forward(&self, headers: &mut HeaderMap, sale: Option<&Sale>) {
+    /// Makes a buyer's headers those of a request to the upstream. `host` is what its address names.
+    fn forward(&self, headers: &mut HeaderMap, host: Option<HeaderValue>, sale: Option<&Sale>) {
         answer::strip_hops(headers);
+        answer::strip_like(headers, &[FORWARDED_HOST, FORWARDED_PROTO, sell::SALE, sell::PAYER]);
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::EXPECT);
-        if let Some(host) = headers.remove(header::HOST) {
-            headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+        if let Some(host) = headers.remove(header::HOST).or(host) {
+            headers.insert(HeaderName::from_static(FORWARDED_HOST), host);
         }
-        headers.insert(HeaderName::from_static("x-forwarded-proto"), self.scheme.clone());
+        headers.insert(HeaderName::from_static(FORWARDED_PROTO), self.scheme.clone());
         let Some(sale) = sale else { return };
         for (name, value) in [(sell::SALE, sale.id.clone()), (sell::PAYER, sale.payer_field())] {
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -152,5 +159,40 @@ impl Service<Request> for Proxy {
     fn call(&mut self, request: Request) -> Self::Future {
         let this = self.clone();
         Box::pin(async move { Ok(this.pass(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_says_who_asks_whom() {
+        let proxy = Proxy {
+            client: reqwest::Client::new(),
+            upstream: "http://127.0.0.1:1".into(),
+            scheme: HeaderValue::from_static("https"),
+            most: 1,
+        };
+        let evil = HeaderValue::from_static("evil");
+        for (host, address, said) in [
+            (Some("api.example.com"), None, Some("api.example.com")),
+            (None, Some("other.example.com"), Some("other.example.com")),
+            (None, None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for name in ["x-forwarded-host", "x-forwarded-proto", "bursar-payer", "bursar-sale"] {
+                for name in [name.to_owned(), name.replace('-', "_")] {
+                    headers.append(name.parse::<HeaderName>().unwrap(), evil.clone());
+                }
+            }
+            if let Some(host) = host {
+                headers.insert(header::HOST, HeaderValue::from_static(host));
+            }
+            proxy.forward(&mut headers, address.map(HeaderValue::from_static), None);
+            assert!(!headers.values().any(|value| *value == evil), "{headers:?}");
+            let forwarded = headers.get(FORWARDED_HOST).map(|host| host.to_str().unwrap());
+            assert_eq!((forwarded, &headers[FORWARDED_PROTO]), (said, &proxy.scheme));
+        }
     }
 }

@@ -14,13 +14,13 @@ use tower::{Service, ServiceExt as _};
 use tracing::warn;
 
 use super::{
-    Sale, SaleState, Shop, Unlisted,
+    Sale, SaleState, Shop,
     answer::{self, Stored},
     ask::Ask,
     call::Call,
     keep::{self, Settling},
     presented::{self, Presented, Shown, Unfit},
-    prices,
+    shelf::{self, Place},
 };
 use crate::{
     crash::{self, Point},
@@ -47,27 +47,24 @@ where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    for name in [SALE, PAYER] {
-        request.headers_mut().remove(name);
-    }
+    answer::strip_like(request.headers_mut(), &[SALE, PAYER]);
     let uri = request.uri().clone();
     let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let Some(path) = prices::plain(uri.path()) else {
+    let Some(path) = shelf::plain(uri.path()) else {
         let why =
             "the path can be read in more than one way: write it without `//`, `.`, `..`, `%2F`";
         return answer::refuse(Refusal::new(Code::InvalidRequest, why), uri.path());
     };
     let method = request.method().as_str().to_owned();
-    let route = match shop.route(&method, &path) {
-        Some(route) if !route.price.is_zero() => route,
-        None if shop.list.unlisted == Unlisted::Refuse => {
+    let route = match shop.shelf.find(&method, &path) {
+        Place::Sold(route) => route,
+        Place::Free => return free(handler, request).await,
+        Place::Head => return answer::head_only(free(handler, request).await),
+        Place::Otherwise(methods) => return answer::otherwise(&methods, &method, uri.path()),
+        Place::Nothing => {
             let refusal =
                 Refusal::new(Code::NotFound, "nothing is sold under this method and path");
             return answer::refuse(refusal, uri.path());
-        }
-        Some(_) | None => {
-            presented::strip(request.headers_mut());
-            return run(handler, request).await;
         }
     };
     if target.len() > TARGET {
@@ -75,8 +72,8 @@ where
         return answer::refuse(Refusal::new(Code::InvalidRequest, why), uri.path());
     }
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, shop.list.limits.request_bytes).await else {
-        let most = shop.list.limits.request_bytes;
+    let Ok(body) = to_bytes(body, shop.list().limits.request_bytes).await else {
+        let most = shop.list().limits.request_bytes;
         let why = format!("the body could not be read, or has more than {most} bytes");
         return answer::refuse(Refusal::new(Code::BodyTooLarge, why), uri.path());
     };
@@ -124,6 +121,15 @@ where
             answer::fault(refusal, &target)
         }
     }
+}
+
+/// Serves what costs nothing.
+async fn free<S>(handler: S, mut request: Request) -> Response
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    presented::strip(request.headers_mut());
+    run(handler, request).await
 }
 
 async fn run<S>(handler: S, request: Request) -> Response
@@ -190,7 +196,7 @@ impl Order {
         S: Service<Request, Response = Response, Error = Infallible>,
     {
         let inner = Arc::clone(&self.shop.inner);
-        let limits = self.shop.list.limits;
+        let limits = self.shop.list().limits;
         let wait = Duration::from_secs(limits.handler_s + SPARE_S);
         let Some(_turn) = inner.sales.turn(&self.presented.payment, wait).await else {
             return Ok(self.busy());
@@ -335,7 +341,7 @@ impl Order {
 
     /// Another payment, verified, for a purchase of the same name by the same payer.
     async fn named(&self, sale: SaleRow) -> Result<Response, EngineError> {
-        let wait = Duration::from_secs(self.shop.list.limits.handler_s + SPARE_S);
+        let wait = Duration::from_secs(self.shop.list().limits.handler_s + SPARE_S);
         let inner = &self.shop.inner;
         let Some(_turn) = inner.sales.turn(&sale.payment, wait).await else {
             return Ok(self.busy());
@@ -402,7 +408,7 @@ impl Order {
 
     fn row(&self) -> SaleRow {
         let (ask, presented, now_ms) = (&self.ask, &self.presented, self.now_ms());
-        let busy_s = self.shop.list.limits.handler_s + SPARE_S;
+        let busy_s = self.shop.list().limits.handler_s + SPARE_S;
         SaleRow {
             id: format!("sal_{}", uuid::Uuid::now_v7().simple()),
             payment: presented.payment.clone(),

@@ -315,6 +315,50 @@ async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
     assert!(theirs.0 == 200 && theirs.1 != first.1, "{theirs:?}");
     assert_eq!((shop.made(), world.chain.usdc_of(other.address()).await), (5, 990_000));
     assert_eq!(sales(&world).await, [("final".to_owned(), 5)]);
+    strangers_get_nothing(&mut world, &shop).await;
+    assert_eq!(sales(&world).await, [("final".to_owned(), 5)]);
+}
+
+/// Strangers where what no route names is free: they get nothing that is priced, by whatever method or
+/// spelling, and no name but their own.
+async fn strangers_get_nothing(world: &mut World, shop: &Shop) {
+    world.kill();
+    let file = world.card.config.with_file_name("prices.toml");
+    let list = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("unlisted = \"free\"\n{list}")).unwrap();
+    world.restart().await;
+    let made = shop.made();
+    assert_eq!(shop.get("/paid", &[]).await.status(), 402);
+    let ask = async |method: &str, path: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let asked = reqwest::Client::new().request(method, format!("{}{path}", shop.url));
+        let asked = asked.header("bursar_payer", "evil").header("bursar.sale", "evil");
+        asked.header("x_forwarded_host", "evil").body("hello").send().await.unwrap()
+    };
+    for (method, path, status) in [
+        ("PUT", "/paid", 405),
+        ("FOO", "/paid", 405),
+        ("DELETE", "/PAID/", 405),
+        ("GET", "/paid/", 404),
+        ("POST", "/%50aid", 404),
+        ("HEAD", "/paid", 402),
+    ] {
+        let answer = ask(method, path).await;
+        assert_eq!(answer.status(), status, "{method} {path}");
+        let allow = answer.headers().get("allow").map(|value| value.to_str().unwrap());
+        assert_eq!(allow, (status == 405).then_some("GET, HEAD, OPTIONS, POST"));
+    }
+    assert_eq!(shop.made(), made, "nothing was asked of the upstream");
+    let answer = ask("OPTIONS", "/paid").await;
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, ""));
+    let answer: Value = ask("GET", "/else").await.json().await.unwrap();
+    let names: Vec<&str> =
+        answer["headers"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+    assert!(names.contains(&"x-forwarded-host"), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name.contains(['_', '.']) || name.starts_with("bursar")),
+        "{names:?}"
+    );
 }
 
 #[tokio::test]
