@@ -169,6 +169,7 @@ async fn note(
     {
         // Signed for a call that was not charged when it ended: the seller took it all the same.
         row.state = PurseState::Closing;
+        tx.add_bought(&row.agent, &row.host, now_ms, more.as_i64()).await?;
         let draft = story(EventKind::X402Overcharged, &row).and("more", json!(more));
         drafts.push(draft.and("note", json!("claimed and not charged: the channel is closed")));
     }

@@ -21,7 +21,7 @@ use super::{
     offer::{self, Offer, Quote},
     pay::{self, Coupon, Signed},
     show::receipt,
-    tally::{self, Cost, Word},
+    tally::{self, Cost, Sending, Word},
     web::{NoAnswer, Reply, Web, WebError},
 };
 use crate::{
@@ -346,9 +346,16 @@ impl Purchase<'_> {
                     float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
                 }
                 let payer = (passed, *payer, channel);
-                if let Some(row) = self.sign(key, offer, payer, &limits).await? {
-                    signed = Some((row, offer.quote));
-                    break 'ways;
+                match self.sign(key, offer, payer, &limits).await? {
+                    Made::New(row) => {
+                        signed = Some((*row, offer.quote));
+                        break 'ways;
+                    }
+                    Made::Earlier(row) => {
+                        drop(turn);
+                        return self.resume(*row).await;
+                    }
+                    Made::Nothing => {}
                 }
             }
         }
@@ -425,15 +432,14 @@ impl Purchase<'_> {
         Ok(known.policy.key_index)
     }
 
-    /// Decides for the last time, signs and stores, all in one commit. `None`: that payer has nothing
-    /// left to pay with.
+    /// Decides for the last time, signs and stores, all in one commit.
     async fn sign(
         &self,
         key: &str,
         offer: &Offer,
         (passed, payer_kind, channel): (&Passed, PayerKind, Option<B256>),
         limits: &FetchLimits,
-    ) -> Result<Option<PurchaseRow>, Refusal> {
+    ) -> Result<Made, Refusal> {
         let (inner, agent, asked) = (self.inner, self.agent, self.asked);
         let domain = inner.shop.domain(inner).await?;
         let held = match payer_kind {
@@ -443,7 +449,7 @@ impl Purchase<'_> {
         let now_ms = inner.clock.now_ms();
         let mut tx = inner.store.begin().await?;
         if let Some(row) = tx.purchase_of(agent, key).await? {
-            return Ok(Some(row));
+            return Ok(Made::Earlier(Box::new(row)));
         }
         let money = (passed.terms.pay_to, passed.price);
         restored::may_buy(inner, &mut tx, (agent, key), money).await?;
@@ -468,7 +474,7 @@ impl Purchase<'_> {
         let end_s = pay::end_s(inner.now_s(), passed, inner.config.fetch.valid_s);
         let Signed { payer, nonce, valid_before_s, header } = match payer_kind {
             PayerKind::Channel => {
-                let Some(channel) = channel else { return Ok(None) };
+                let Some(channel) = channel else { return Ok(Made::Nothing) };
                 let way = self.way(offer, passed);
                 let voucher = way.voucher(&mut tx, channel, id, passed.price).await?;
                 let nonce = pay::nonce(&inner.config.chain, agent, key, asked.fingerprint, offer);
@@ -488,7 +494,7 @@ impl Purchase<'_> {
             }
             PayerKind::Coupon => {
                 let Some(coupon) = self.coupon(&mut tx, passed.price).await? else {
-                    return Ok(None);
+                    return Ok(Made::Nothing);
                 };
                 let wallet = inner.config.chain.wallet;
                 pay::by_coupon(wallet, &coupon, domain, (offer, passed), end_s, id)?
@@ -545,7 +551,7 @@ impl Purchase<'_> {
         }
         committed?;
         inner.shop.breaker().paid(self.place(), &limits.loops, inner.clock.now_s());
-        Ok(Some(row))
+        Ok(Made::New(Box::new(row)))
     }
 
     /// Takes the smallest coupon that is good for a price, for ever: whatever becomes of it, its index
@@ -577,8 +583,8 @@ impl Purchase<'_> {
     /// Sends the stored payment with the call, and stores what came of it. `fresh`: for the first time.
     async fn send(&self, mut row: PurchaseRow, fresh: bool) -> Result<FetchView, Refusal> {
         let inner = self.inner;
-        // A second time only where the seller showed that a channel was charged before.
-        let (mut again, mut tries) = (true, 0);
+        let mut sending = if fresh { Sending::First } else { Sending::Repeated };
+        let mut tries = 0;
         let reply = loop {
             let headers = pay::headers(&row, &inner.config.chain)?;
             let reply = inner.shop.web.send(&self.asked.ready, &headers).await;
@@ -601,11 +607,12 @@ impl Purchase<'_> {
                 Err(NoAnswer::Lost(why)) => Told::note(why),
             };
             let (noted, is_anew) =
-                self.note(row, &mut told, (reply.as_ref().ok(), fresh || !again)).await?;
+                self.note(row, &mut told, (reply.as_ref().ok(), sending)).await?;
             row = noted;
             crash::at(Point::PurchaseNoted);
-            if is_anew && again {
-                again = false;
+            // Once: the seller showed that an earlier call was charged.
+            if is_anew {
+                sending = Sending::Anew;
                 continue;
             }
             if !told.delivered {
@@ -633,7 +640,7 @@ impl Purchase<'_> {
         &self,
         row: PurchaseRow,
         told: &mut Told,
-        (reply, fresh): (Option<&Reply>, bool),
+        (reply, sending): (Option<&Reply>, Sending),
     ) -> Result<(PurchaseRow, bool), Refusal> {
         let inner = self.inner;
         let now_ms = inner.clock.now_ms();
@@ -649,7 +656,8 @@ impl Purchase<'_> {
             now.answer = reply.map(Reply::answer);
         }
         let mut drafts = Vec::new();
-        let cost = tally::book(inner, &mut tx, &mut now, (&told.word, fresh), &mut drafts).await?;
+        let cost =
+            tally::book(inner, &mut tx, &mut now, (&told.word, sending), &mut drafts).await?;
         if !from.is_terminal() {
             now.note = told.note.take();
             now.state = match (told.sent, told.settled && now.channel.is_none()) {
@@ -702,6 +710,16 @@ impl Purchase<'_> {
         tx.commit().await?;
         Ok((now, cost == Cost::Again))
     }
+}
+
+/// What came of signing.
+enum Made {
+    /// A purchase that nobody has sent yet.
+    New(Box<PurchaseRow>),
+    /// Another daemon made the purchase of this key meanwhile, perhaps of another call.
+    Earlier(Box<PurchaseRow>),
+    /// That payer has nothing left to pay with.
+    Nothing,
 }
 
 /// Room under the agent's caps that a purchase takes, free again unless its commit succeeds.

@@ -2,9 +2,10 @@
 //!
 //! A receipt is believed as far as the voucher goes: no seller says more than it can claim. A refusal is
 //! believed where it shows our own signature over the total that it says was charged: then an earlier
-//! call, whose answer was lost, was charged after all, and this one needs a new voucher. Everything else
-//! leaves the call open: the same voucher is sent again when the agent asks again, and the next call's
-//! voucher leaves its price out, which settles the matter.
+//! call, whose answer was lost, was charged after all, and this one needs a new voucher. Where no such
+//! call is open, the seller took what it served nothing for: it can keep that, which counts against the
+//! limits, and gets nothing more. Everything else leaves the call open: the same voucher is sent again
+//! when the agent asks again, and the next call's voucher leaves its price out, which settles the matter.
 
 use alloy::primitives::B256;
 use serde_json::{Value, json};
@@ -98,7 +99,8 @@ impl Word {
 pub(super) enum Cost {
     /// It was charged so much.
     Charged(Usdc),
-    /// The seller charged otherwise than it said: so much is lost, and the channel is closed.
+    /// The seller charged otherwise than it said: so much, perhaps beyond the price, is lost, and the
+    /// channel is closed.
     Overcharged(Usdc, String),
     /// Nobody knows yet.
     Unknown,
@@ -108,8 +110,19 @@ pub(super) enum Cost {
     Void(NotPaid),
 }
 
-/// Books what an answer says of the channel. `fresh`: the call was sent for the first time, so what was
-/// charged before it came is another's.
+/// Which voucher of a call was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// Its first, for the first time: what was charged before is another call's.
+    First,
+    /// One that may have come before: it may itself be what was charged.
+    Repeated,
+    /// The one that a refusal gave it. No refusal gives it another.
+    Anew,
+}
+
+/// Books what an answer says of the channel. [`Cost::Again`] is no answer to [`Sending::Anew`], so that
+/// nothing is signed that is not sent.
 ///
 /// # Errors
 /// The store; the channel was changed at the same time.
@@ -117,7 +130,7 @@ pub(super) async fn book(
     inner: &Inner,
     tx: &mut Tx,
     row: &mut PurchaseRow,
-    (word, fresh): (&Word, bool),
+    (word, sending): (&Word, Sending),
     drafts: &mut Vec<Draft>,
 ) -> Result<Cost, Refusal> {
     let Some(channel) = row.channel.filter(|_| !row.state.is_terminal()) else {
@@ -151,14 +164,21 @@ pub(super) async fn book(
             if VoucherKey::recover(digest, signature, key).is_err() {
                 return Ok(Cost::Unknown);
             }
+            // What we signed was stored before it left: the store is older than that.
+            let is_forgotten = *signed > purse.ceiling;
             let Some(more) = purse.adopt(*total, (*signed, signature)) else {
                 return Ok(Cost::Unknown);
             };
-            if !fresh && more <= row.amount {
+            if sending == Sending::Repeated && more <= row.amount {
                 pass_over(inner, tx, &purse, row, drafts).await?;
                 Cost::Charged(more)
+            } else if sending == Sending::Anew
+                || !explains(inner, tx, (&purse, &*row), (more, is_forgotten), drafts).await?
+            {
+                purse.state = PurseState::Closing;
+                let why = format!("the seller took {more} USDC that it served no call for");
+                Cost::Overcharged(more, why)
             } else {
-                charge_earlier(inner, tx, &purse, Some(row), more, drafts).await?;
                 match channel::sign(inner, &mut purse, row.id, row.amount) {
                     Ok(voucher) => {
                         row.header_value = pay::with_voucher(&row.header_value, &voucher)?;
@@ -177,6 +197,24 @@ pub(super) async fn book(
         return Err(super::shop::unknown(row, "the channel was changed at the same time"));
     }
     Ok(cost)
+}
+
+/// Is there an earlier call that `more` was charged for? It is ended then. A call that the store has
+/// forgotten counts against the limits now.
+async fn explains(
+    inner: &Inner,
+    tx: &mut Tx,
+    (purse, row): (&PurseRow, &PurchaseRow),
+    (more, is_forgotten): (Usdc, bool),
+    drafts: &mut Vec<Draft>,
+) -> Result<bool, StoreError> {
+    if charge_earlier(inner, tx, purse, Some(row), more, drafts).await? {
+        return Ok(true);
+    }
+    if is_forgotten {
+        tx.add_bought(&row.agent, &row.host, inner.clock.now_ms(), more.as_i64()).await?;
+    }
+    Ok(is_forgotten)
 }
 
 /// Ends the earlier calls that nobody knew about: what was charged now leaves them out.

@@ -189,7 +189,7 @@ pub struct ChannelPart {
     /// Its id.
     #[schema(value_type = String)]
     pub id: B256,
-    /// Decimal USDC that the call cost, at most its price; absent while that is not known.
+    /// Decimal USDC that the call cost, above its price only if taken for nothing; absent while not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub charged: Option<Usdc>,

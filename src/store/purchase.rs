@@ -61,7 +61,7 @@ pub struct PurchaseRow {
     pub header_value: String,
     /// The channel that pays it; none for an authorization.
     pub channel: Option<B256>,
-    /// What it cost of a channel, once known: at most `amount`.
+    /// What it cost of a channel, once known: at most `amount`, unless the seller took more for nothing.
     pub charged: Option<Usdc>,
     /// The agent's policy version on chain when it was decided.
     pub policy_version: u64,
@@ -524,20 +524,30 @@ impl Tx {
         if let Some(facts) = row.facts() {
             self.say(Word::Held { agent: row.agent.clone(), facts });
         }
-        self.add_bought(row, row.amount.as_i64()).await?;
+        self.add_bought(&row.agent, &row.host, row.created_ms, row.amount.as_i64()).await?;
         let Some((transfer, changes)) = row.transfer()? else { return Ok(()) };
         self.reserve_one(&row.id.to_string(), &transfer, &changes, row.created_ms).await
     }
 
-    /// Adds to the sums that limits are held against.
-    async fn add_bought(&mut self, row: &PurchaseRow, units: i64) -> Result<(), StoreError> {
+    /// Adds base units that an agent bought of a host, or takes some away, at a time: to the sums that
+    /// limits are held against.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_bought(
+        &mut self,
+        agent: &AgentId,
+        host: &str,
+        at_ms: i64,
+        units: i64,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO bought (agent_id, minute, host, amount) VALUES ($1, $2, $3, $4)
              ON CONFLICT (agent_id, minute, host) DO UPDATE SET amount = bought.amount + excluded.amount",
         )
-        .bind(row.agent.as_str())
-        .bind(row.created_ms.div_euclid(MINUTE_MS))
-        .bind(&row.host)
+        .bind(agent.as_str())
+        .bind(at_ms.div_euclid(MINUTE_MS))
+        .bind(host)
         .bind(units)
         .execute(&mut *self.inner)
         .await?;
@@ -615,7 +625,12 @@ impl Tx {
             _ => Usdc::ZERO,
         };
         if !freed.is_zero() {
-            self.add_bought(row, -freed.as_i64()).await?;
+            self.add_bought(&row.agent, &row.host, row.created_ms, -freed.as_i64()).await?;
+        }
+        // Taken now, whenever the call was made.
+        let more = row.charged.unwrap_or(Usdc::ZERO).saturating_sub(row.amount);
+        if from != row.state && !more.is_zero() {
+            self.add_bought(&row.agent, &row.host, now_ms, more.as_i64()).await?;
         }
         let Some((mut transfer, _)) = row.transfer()? else { return Ok(true) };
         let fault = |error| StoreError::corrupt("ledger_transfer", error);

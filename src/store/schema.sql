@@ -230,7 +230,7 @@ CREATE INDEX settlement_failed ON settlement (origin, updated_ms) WHERE failures
 
 -- One call that was paid over HTTP 402, with its one authorization: signed and stored before the
 -- seller sees it. Its id is a payment's, its ledger row stands under it. `channel` is the purse that paid
--- it, whose deposit stands in the ledger; `charged` is what it cost of `amount`.
+-- it, whose deposit stands in the ledger; `charged` is what it cost of `amount`, or what was taken for nothing.
 CREATE TABLE purchase (
   id              TEXT PRIMARY KEY,
   agent_id        TEXT NOT NULL,

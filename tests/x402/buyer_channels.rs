@@ -279,6 +279,87 @@ async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
 }
 
+/// What a channel's row says: its state, the total that was charged, the highest that was signed.
+async fn purse(world: &World, channel: B256) -> (String, i64, i64) {
+    let query = "SELECT state, charged, ceiling FROM purse WHERE id = $1";
+    let query = sqlx::query_as(query).bind(channel.to_string());
+    query.fetch_one(&world.tables().await).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_seller_takes_for_nothing_counts_and_ends_its_channel() {
+    const DEAR: u64 = 20 * PRICE;
+    let world = plan()
+        .policy(BUYER, "host_day = \"5\"", "host_day = \"0.05\"")
+        .config(|config| config.channels.watch_s = 1)
+        .start()
+        .await;
+    let till = Till::start(&world, world.payee("acme-data"), PRICE).await;
+    let (agent, url, pool) = (world.agent(BUYER), till.url(), world.tables().await);
+    let accused = async || {
+        let query =
+            "SELECT CAST(COUNT(*) AS BIGINT) FROM audit_entry WHERE kind = 'x402.overcharged'";
+        sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.unwrap()
+    };
+    let fetch = async |key: &str| agent.fetch(&FetchRequest::get(&url), key).await;
+    // A call that gets nothing but a proof that more was charged than we know of: where that leaves the
+    // channel.
+    let robbed = async |key: &str, charged: u64, total: u64| {
+        till.does(Then::TakeAll);
+        let (before, told) = (till.seen().len(), accused().await);
+        let view = fetch(key).await.unwrap();
+        let lost = receipt(&view);
+        assert_eq!((view.answer.status, lost.state), (402, PurchaseState::Paid), "{view:?}");
+        assert!(lost.note.as_ref().unwrap().contains("closed"), "{lost:?}");
+        assert_eq!(part(lost).charged.unwrap().units(), charged, "{lost:?}");
+        assert_eq!(till.seen().len(), before + 1, "{key}: no second voucher is sent");
+        let (state, counted, signed) = purse(&world, part(lost).id).await;
+        assert_ne!(state, "open", "{key}");
+        assert_eq!((counted, signed), (total.cast_signed(), total.cast_signed()), "{key}");
+        assert_eq!(accused().await, told + 1, "{key}");
+        till.does(Then::Sell);
+        part(lost).id
+    };
+    // A dear voucher that bought nothing, passed over by a cheap one: it stays signed.
+    let passed_over = async |key: &str, dear: u64| {
+        till.asks(dear);
+        till.does(Then::Fail);
+        let open = fetch(&format!("{key}-dear")).await.unwrap();
+        assert_eq!(receipt(&open).state, PurchaseState::Unknown);
+        till.asks(PRICE);
+        till.does(Then::Sell);
+        let cheap = buys(&world, &url, &format!("{key}-cheap"), PRICE).await;
+        assert_eq!(bought(&world, &format!("{key}-dear")).await.state, PurchaseState::Unpaid);
+        cheap.id
+    };
+
+    // The voucher that just came.
+    let first = buys(&world, &url, "first", PRICE).await;
+    assert_eq!(robbed("robbed", PRICE, 2 * PRICE).await, first.id);
+    // An older one, again and again: what it is worth is what counts.
+    for round in ["one", "two"] {
+        let channel = passed_over(round, DEAR).await;
+        assert_ne!(channel, first.id);
+        assert_eq!(robbed(round, DEAR - PRICE, DEAR).await, channel);
+    }
+    let used = 2 * PRICE + 2 * DEAR;
+    // The chain's word counts as the seller's does.
+    let channel = passed_over("claimed", 6 * PRICE).await;
+    let told = accused().await;
+    assert_eq!(till.claim_all(&world, channel).await, 6 * PRICE);
+    wait_for("the claim", async || (accused().await == told + 1).then_some(())).await;
+    assert_ne!(purse(&world, channel).await.0, "open");
+    // 2 of the 50 are left.
+    assert_eq!(used + 6 * PRICE, 48 * PRICE);
+    till.asks(3 * PRICE);
+    let refused = fetch("too-much").await;
+    assert_eq!(refused.code(), Code::DayCapExceeded);
+    till.asks(2 * PRICE);
+    buys(&world, &url, "last", 2 * PRICE).await;
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+    assert_eq!(world.bursar(&["audit", "verify"]).0, 0);
+}
+
 #[tokio::test]
 async fn calls_take_turns_and_limits_hold_for_vouchers() {
     let mut world = Plan::new()

@@ -50,6 +50,8 @@ pub enum Then {
     Deny,
     /// Says that more was charged, under a signature that is not the payer's.
     Forge,
+    /// Serves nothing, and shows its best voucher as what was charged in all.
+    TakeAll,
 }
 
 /// Where a channel stands with it.
@@ -253,6 +255,14 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
         return shop.offer.asks(price, shop.offer.correction(id, total, (signed, forged)));
     }
     let count = state.channels.entry(id).or_default();
+    if then == Then::TakeAll {
+        let best = count.best.take().filter(|best| best.voucher.max_claimable_amount >= max);
+        let best = count.best.insert(best.unwrap_or(vouched));
+        let signed = best.voucher.max_claimable_amount;
+        let proof = (signed, json!(best.voucher.signature));
+        count.charged = u64::try_from(signed).unwrap();
+        return shop.offer.asks(price, shop.offer.correction(id, count.charged, proof));
+    }
     if max != u128::from(count.charged + price) {
         let best = count.best.as_ref().map(|best| {
             let signed = best.voucher.max_claimable_amount;
@@ -270,7 +280,9 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
         Then::Deny => return shop.offer.asks(price, json!({})),
         Then::Charge(charged) => (charged, 0),
         Then::SayMore(say) => (price, say),
-        Then::Sell | Then::ChargeAndCut | Then::ChargeAndFail | Then::Forge => (price, 0),
+        Then::Sell | Then::ChargeAndCut | Then::ChargeAndFail | Then::Forge | Then::TakeAll => {
+            (price, 0)
+        }
     };
     count.charged += charged;
     let total = count.charged + say;
