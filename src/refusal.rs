@@ -67,6 +67,8 @@ codes! {
     InvalidRequest = "invalid_request", 400, "Invalid request";
     /// The body is larger than the daemon reads.
     BodyTooLarge = "body_too_large", 413, "Body too large";
+    /// The body did not come in time.
+    RequestTimeout = "request_timeout", 408, "Request timeout";
     /// The body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", 415, "Unsupported media type";
     /// The route exists, but not for this method.
@@ -155,7 +157,7 @@ impl Code {
     /// Can the very same request pass later? Such a refusal does not use up its idempotency key.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self.status(), 429 | 503 | 500)
+        matches!(self.status(), 408 | 429 | 503 | 500)
             || matches!(self, Self::AgentFrozen | Self::WalletFrozen)
     }
 }

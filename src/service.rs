@@ -10,7 +10,6 @@ use std::{
 };
 
 use alloy::primitives::{Address, B256};
-use axum::Router;
 use ed25519_dalek::VerifyingKey;
 use futures_util::{TryStreamExt as _, future::BoxFuture};
 use serde_json::json;
@@ -286,18 +285,14 @@ impl Service {
     ) -> Result<SocketAddr, StartError> {
         let listen = list.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8403)));
         let paywall = self.engine.paywall(list).await?;
+        let connections = paywall.list().limits.connections;
         let gate = Proxy::new(&paywall, upstream)?.behind(&paywall);
         let cannot = |source| StartError::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let addr = listener.local_addr().map_err(cannot)?;
         let stop = self.stop.subscribe();
         self.tasks.spawn(named("paywall", async move {
-            let ended = axum::serve(listener, Router::new().fallback_service(gate))
-                .with_graceful_shutdown(async move { Stop::of(stop).asked().await })
-                .await;
-            if let Err(error) = ended {
-                error!(%error, "the paywall ended");
-            }
+            seller::serve(listener, gate, connections, Stop::of(stop)).await;
         }));
         info!(%addr, %upstream, "selling");
         Ok(addr)

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PriceError, Route, Shop};
 
-/// A request for something that costs, with its body read.
+/// A request for something that costs.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub route: Route,
@@ -18,19 +18,25 @@ pub(super) struct Ask {
     digest: Option<[u8; 32]>,
 }
 
+/// A body's SHA-256, if there is a body.
+pub(super) fn digest(body: &[u8]) -> Option<[u8; 32]> {
+    (!body.is_empty()).then(|| Sha256::digest(body).into())
+}
+
 impl Ask {
+    /// `digest` is its body's SHA-256, if there is a body that matters.
     pub(super) fn new(
         shop: &Shop,
         route: &Route,
         (method, target): (&str, &str),
-        body: &[u8],
+        digest: Option<[u8; 32]>,
     ) -> Result<Self, PriceError> {
         Ok(Self {
             pay_to: shop.pay_to(route)?,
             route: route.clone(),
             method: method.to_owned(),
             target: target.to_owned(),
-            digest: (!body.is_empty()).then(|| Sha256::digest(body).into()),
+            digest,
         })
     }
 

@@ -16,8 +16,10 @@
 
 mod answer;
 mod ask;
+mod bodies;
 mod call;
 mod keep;
+mod listen;
 mod offer;
 mod presented;
 mod prices;
@@ -44,13 +46,13 @@ use serde_json::json;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 use tower::{Layer, Service};
 
-pub(crate) use self::keep::run;
-use self::shelf::Shelf;
 pub use self::{
     answer::Stored,
     prices::{Limits, PriceError, PriceList, Route, Unlisted, Way},
     proxy::{Proxy, ProxyError},
 };
+use self::{bodies::Bodies, shelf::Shelf};
+pub(crate) use self::{keep::run, listen::serve};
 use crate::{
     audit::{Draft, EventKind},
     contract::token::IEip3009,
@@ -239,6 +241,8 @@ struct Shop {
     /// The host of the list's origin.
     realm: String,
     room: Arc<Semaphore>,
+    /// Bodies of requests that show a payment.
+    bodies: Bodies,
 }
 
 impl Paywall {
@@ -268,6 +272,7 @@ impl Paywall {
             token,
             realm,
             room: Arc::new(Semaphore::new(list.limits.concurrency)),
+            bodies: Bodies::new(&list.limits),
             shelf: Shelf::new(list),
             inner,
         };

@@ -83,6 +83,11 @@ pub(super) fn read(shop: &Shop, ask: &Ask, headers: &HeaderMap) -> Result<Option
     }
 }
 
+/// Does a request show a payment, good or bad?
+pub(super) fn shows(headers: &HeaderMap) -> bool {
+    OURS.iter().any(|name| headers.contains_key(*name)) || credentials(headers).next().is_some()
+}
+
 fn once(presented: Presented) -> Option<Shown> {
     Some(Shown::Once(Box::new(presented)))
 }

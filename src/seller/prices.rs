@@ -108,6 +108,12 @@ pub enum Unlisted {
 pub struct Limits {
     /// Bytes of a request's body: 0 to 64 MiB.
     pub request_bytes: usize,
+    /// Seconds in which a request's body must be here: 1 to 600.
+    pub request_s: u64,
+    /// Requests whose body is read at a time, and as many more of routes that cost nothing, whose bodies
+    /// are held until the upstream answers: 1 to 10,000. Times `request_bytes`, that is memory which
+    /// strangers can take.
+    pub bodies: usize,
     /// Bytes of an answer that is kept for repeats (`retention.answers_minutes`): 0 to 16 MiB. A longer
     /// one is settled first, handed on as it comes, and not kept.
     pub response_bytes: usize,
@@ -115,11 +121,22 @@ pub struct Limits {
     pub handler_s: u64,
     /// Paid requests at a time: 1 to 10,000.
     pub concurrency: usize,
+    /// Connections that the reverse proxy holds at a time, each of them an open file: 1 to 65,535. One
+    /// that sends no head of a request for 30 seconds is closed.
+    pub connections: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { request_bytes: 1 << 20, response_bytes: 256 << 10, handler_s: 30, concurrency: 256 }
+        Self {
+            request_bytes: 1 << 20,
+            request_s: 30,
+            bodies: 64,
+            response_bytes: 256 << 10,
+            handler_s: 30,
+            concurrency: 256,
+            connections: 512,
+        }
     }
 }
 
@@ -233,6 +250,9 @@ impl PriceList {
             16 << 20,
             "use 0 to 16777216",
         )?;
+        range("limits.request_s", limits.request_s, 1, 600, "use 1 to 600")?;
+        range("limits.bodies", limits.bodies as u64, 1, 10_000, "use 1 to 10000")?;
+        range("limits.connections", limits.connections.into(), 1, 65_535, "use 1 to 65535")?;
         range("limits.handler_s", limits.handler_s, 1, 120, "use 1 to 120")?;
         range("limits.concurrency", limits.concurrency as u64, 1, 10_000, "use 1 to 10000")?;
         range("route", self.routes.len() as u64, 1, ROUTES as u64, "name 1 to 1000 routes")?;
@@ -310,6 +330,9 @@ mod tests {
             ("description", "offers = []\ndescription", "route.offers"),
             ("description", "timeout_s = 5\ndescription", "route.timeout_s"),
             ("description", "colour = 1\ndescription", "colour"),
+            ("[[route]]", "[limits]\nrequest_s = 0\n[[route]]", "limits.request_s"),
+            ("[[route]]", "[limits]\nbodies = 0\n[[route]]", "limits.bodies"),
+            ("[[route]]", "[limits]\nconnections = 0\n[[route]]", "limits.connections"),
         ] {
             let said_now = parse(&LIST.replacen(from, to, 1)).unwrap_err();
             assert!(said_now.contains(said), "{to}: {said_now}");

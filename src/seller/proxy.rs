@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::Request,
     response::Response,
 };
@@ -19,7 +19,7 @@ use tower::{Layer as _, Service};
 use tracing::warn;
 use url::Url;
 
-use super::{Gate, Paywall, Sale, answer, sell};
+use super::{Gate, Paywall, Sale, answer, bodies::Bodies, sell};
 use crate::refusal::{Code, Refusal};
 
 /// Longest time to connect.
@@ -50,7 +50,8 @@ pub struct Proxy {
     upstream: Arc<str>,
     /// Scheme that buyers use.
     scheme: HeaderValue,
-    most: usize,
+    /// Bodies of requests that cost nothing.
+    bodies: Bodies,
 }
 
 impl Proxy {
@@ -77,7 +78,7 @@ impl Proxy {
             client,
             upstream: upstream.as_str().trim_end_matches('/').into(),
             scheme: HeaderValue::from_str(scheme).unwrap_or(HeaderValue::from_static("http")),
-            most: paywall.list().limits.request_bytes,
+            bodies: Bodies::new(&paywall.list().limits),
         })
     }
 
@@ -100,9 +101,10 @@ impl Proxy {
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let url = Url::parse(&format!("{}{target}", self.upstream))
             .map_err(|_| Refusal::new(Code::InvalidRequest, "the path cannot be passed on"))?;
-        let body = to_bytes(body, self.most)
-            .await
-            .map_err(|_| Refusal::new(Code::BodyTooLarge, "the body is too large, or broke off"))?;
+        // What is paid for was read already, and has a place among the paid requests.
+        let is_paid = parts.extensions.get::<Sale>().is_some();
+        let _place = if is_paid { None } else { self.bodies.place(&body)? };
+        let body = self.bodies.read(body).await?;
         let host = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
         self.forward(&mut parts.headers, host, parts.extensions.get::<Sale>());
         let sent = self.client.request(parts.method, url).headers(parts.headers).body(body);
@@ -172,7 +174,7 @@ mod tests {
             client: reqwest::Client::new(),
             upstream: "http://127.0.0.1:1".into(),
             scheme: HeaderValue::from_static("https"),
-            most: 1,
+            bodies: Bodies::new(&crate::seller::Limits::default()),
         };
         let evil = HeaderValue::from_static("evil");
         for (host, address, said) in [

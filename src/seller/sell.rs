@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::Request,
     response::Response,
 };
@@ -14,9 +14,9 @@ use tower::{Service, ServiceExt as _};
 use tracing::warn;
 
 use super::{
-    Sale, SaleState, Shop,
+    Sale, SaleState, Shop, Way,
     answer::{self, Stored},
-    ask::Ask,
+    ask::{self, Ask},
     call::Call,
     keep::{self, Settling},
     presented::{self, Presented, Shown, Unfit},
@@ -72,12 +72,23 @@ where
         return answer::refuse(Refusal::new(Code::InvalidRequest, why), uri.path());
     }
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, shop.list().limits.request_bytes).await else {
-        let most = shop.list().limits.request_bytes;
-        let why = format!("the body could not be read, or has more than {most} bytes");
-        return answer::refuse(Refusal::new(Code::BodyTooLarge, why), uri.path());
+    // Without a payment, nothing is kept of the body, and only MPP asks for its digest.
+    let read = async {
+        if presented::shows(&parts.headers) {
+            let place = shop.bodies.place(&body)?;
+            let body = shop.bodies.read(body).await?;
+            Ok((ask::digest(&body), body, place))
+        } else if route.offers.contains(&Way::Mpp) {
+            Ok((shop.bodies.digest(body).await?, Bytes::new(), None))
+        } else {
+            Ok((None, Bytes::new(), None))
+        }
     };
-    let ask = match Ask::new(&shop, route, (&method, &target), &body) {
+    let (digest, body, place) = match read.await {
+        Ok(read) => read,
+        Err(refusal) => return answer::refuse(refusal, uri.path()),
+    };
+    let ask = match Ask::new(&shop, route, (&method, &target), digest) {
         Ok(ask) => ask,
         Err(error) => {
             warn!(%error, "a route cannot be sold");
@@ -94,6 +105,7 @@ where
         let refusal = Refusal::new(Code::Overloaded, "too many paid requests at once");
         return answer::fault(refusal.retry_after(1), &ask.target);
     };
+    drop(place);
     let target = ask.target.clone();
     // A buyer that hangs up must not leave a sale half way.
     let sold = match shown {

@@ -14,6 +14,10 @@ use alloy::signers::local::PrivateKeySigner;
 use axum::{Router, extract::Request, http::StatusCode};
 use bursar::x402::{self, PaymentPayload, PaymentRequired, exact::Authorization};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::{
     buyer::buys_from_each,
@@ -325,7 +329,12 @@ async fn strangers_get_nothing(world: &mut World, shop: &Shop) {
     world.kill();
     let file = world.card.config.with_file_name("prices.toml");
     let list = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("unlisted = \"free\"\n{list}")).unwrap();
+    let list = format!(
+        "unlisted = \"free\"\n{list}[[route]]\npath = \"/exact\"\nmethods = [\"POST\"]\nprice = \"0.01\"\n\
+         offers = [\"exact\"]\ndescription = \"it\"\n\
+         [limits]\nrequest_s = 600\nbodies = 1\nconnections = 9\n"
+    );
+    std::fs::write(&file, list).unwrap();
     world.restart().await;
     let made = shop.made();
     assert_eq!(shop.get("/paid", &[]).await.status(), 402);
@@ -359,6 +368,47 @@ async fn strangers_get_nothing(world: &mut World, shop: &Shop) {
         !names.iter().any(|name| name.contains(['_', '.']) || name.starts_with("bursar")),
         "{names:?}"
     );
+
+    // Bodies that never end. One whose payment is not looked at yet takes the only place there is for
+    // bodies with a payment, and nothing else.
+    let address = shop.url.strip_prefix("http://").unwrap();
+    let slow = async |path: &str, payment: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\n{payment}content-length: 9\r\n\r\nhel");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let paid = async || {
+        let asked = reqwest::Client::new().post(format!("{}/paid", shop.url)).body("hello");
+        let answer = asked.header(x402::PAYMENT_SIGNATURE, "x").send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    assert_eq!(paid().await, (400, false));
+    let unpaid = slow("/paid", "").await;
+    let (holding, refused) = wait_for("the place that is taken", async || {
+        let holding = slow("/paid", "payment-signature: x\r\n").await;
+        let answer = paid().await;
+        (answer.0 != 400).then_some((holding, answer))
+    })
+    .await;
+    assert_eq!(refused, (503, true));
+    assert_eq!(ask("POST", "/paid").await.status(), 402);
+    assert_eq!(ask("POST", "/else").await.status(), 200);
+    assert_eq!(shop.pay("/paid", "x").await.0, 400);
+    // Where no digest is asked for, the price is told before the body is here.
+    let mut told = [0; 12];
+    slow("/exact", "").await.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, b"HTTP/1.1 402");
+    drop((holding, unpaid));
+    wait_for("the place that is free again", async || (paid().await.0 == 400).then_some(())).await;
+    // As many connections as there may be, and silent: once they are gone, others are served.
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    drop(silent);
+    assert_eq!(shop.get("/paid", &[]).await.status(), 402);
 }
 
 #[tokio::test]
