@@ -21,6 +21,7 @@ use tracing::error;
 use crate::{
     audit::{Draft, EventKind},
     book::Book,
+    channel::purse::PurseState,
     contract::{
         self, ApprovedPayment,
         escrow::{self, EscrowOpening},
@@ -99,6 +100,8 @@ pub(crate) struct Request {
     pub escrow: Option<Box<Opening>>,
     /// The channel it funds.
     pub channel: Option<Box<ChannelConfig>>,
+    /// Only if nothing like it is on its way, whichever daemon asked for that.
+    once: bool,
     payee: Address,
     payee_label: Option<String>,
     amount: Usdc,
@@ -110,8 +113,9 @@ pub(crate) struct Request {
 /// Seconds that the nonce of a request of the daemon's own is remembered.
 const OWN_CLAIM_S: u64 = 60;
 
-/// Asks for a payment that an agent's purchase needs, as the agent would, and waits until it is accepted.
-/// `what` it is for begins its idempotency key.
+/// Asks for a payment that an agent's purchase needs, as the agent would, and waits until it is accepted,
+/// or one like it was: to the same payee, or into a channel that serves as well. `what` it is for begins
+/// its idempotency key.
 ///
 /// # Errors
 /// A rule refuses it, or too many requests wait.
@@ -119,8 +123,9 @@ pub(crate) async fn ask_for(
     inner: &Inner,
     agent: &AgentId,
     what: &str,
-    request: Request,
+    mut request: Request,
 ) -> Result<(), Refusal> {
+    request.once = true;
     let name = uuid::Uuid::now_v7().simple().to_string();
     let claim = NonceClaim {
         key_id: format!("{what}:{agent}"),
@@ -137,7 +142,10 @@ pub(crate) async fn ask_for(
     };
     let busy = || Refusal::new(Code::Overloaded, "too many requests wait").retry_after(1);
     inner.intake.try_send(Job::Submit(Box::new(submit))).map_err(|_| busy())?;
-    answer.await.map_err(|_| busy())?.map(drop)
+    match answer.await.map_err(|_| busy())? {
+        Err(refusal) if refusal.code == Code::Conflict => Ok(()),
+        answer => answer.map(drop),
+    }
 }
 
 /// Reads a request: amounts, texts, payee.
@@ -201,6 +209,7 @@ pub(crate) fn read(inner: &Inner, request: &PaymentRequest) -> Result<Request, R
     Ok(Request {
         escrow: None,
         channel: None,
+        once: false,
         payee,
         payee_label: book.label(payee),
         amount,
@@ -640,6 +649,24 @@ impl<'a> Group<'a> {
         Ok(None)
     }
 
+    /// Is a payment like this on its way? Inside the transaction: what other daemons accepted is known.
+    async fn is_on_its_way(&self, agent: &AgentId, request: &Request) -> Result<bool, StoreError> {
+        let inner = self.inner;
+        let Some(config) = request.channel.as_deref() else {
+            return Ok(inner.book().wallet.is_underway(request.payee));
+        };
+        let serves = |purse: &PurseRow| {
+            purse.state == PurseState::Open
+                && purse.chain.withdraw_since_s.is_none()
+                && purse.config == ChannelConfig { salt: purse.config.salt, ..*config }
+        };
+        let purses = inner.store.purses_to(agent, request.payee).await?;
+        match purses.iter().find(|purse| serves(purse)) {
+            Some(purse) if purse.config == *config => inner.store.is_funding(purse.id).await,
+            other => Ok(other.is_some()),
+        }
+    }
+
     /// Decides one payment of a request.
     async fn one(
         &mut self,
@@ -649,6 +676,9 @@ impl<'a> Group<'a> {
         made: &mut Made,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let (inner, agent) = (self.inner, &submit.agent);
+        if request.once && self.is_on_its_way(agent, request).await? {
+            return Ok(Err(Refusal::new(Code::Conflict, "a payment like this is on its way")));
+        }
         let key = request.key(&submit.key);
         let now_ms = inner.clock.now_ms();
         let now_s = inner.now_s();

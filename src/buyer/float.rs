@@ -58,7 +58,7 @@ pub(super) async fn fill(
         if held.saturating_sub(away) >= need {
             return Ok(());
         }
-        top_up(inner, agent, (float, limits), (held, away.saturating_add(need)), host).await?;
+        top_up(inner, agent, (float, limits), away.saturating_add(need), host).await?;
         if Instant::now() >= until {
             return Err(Refusal::new(Code::Unavailable, "the agent's float is being filled")
                 .rule("fetch.float")
@@ -69,22 +69,28 @@ pub(super) async fn fill(
     }
 }
 
-/// Asks for a payment to the float, unless one is on its way.
+/// Asks for a payment to the float, unless one is on its way or was.
 async fn top_up(
     inner: &Inner,
     agent: &AgentId,
     (float, limits): (Address, &FetchLimits),
-    (held, needed): (Usdc, Usdc),
+    needed: Usdc,
     host: &str,
 ) -> Result<(), Refusal> {
-    // One at a time: of two that saw an empty float, the second sees the first one's payment.
+    // One at a time: of two that saw an empty float, the second sees the first one's payment. What
+    // another daemon asked for meanwhile is seen when this is accepted.
     let _one = inner.shop.filling.lock().await;
+    if inner.book().wallet.is_underway(float) {
+        return Ok(());
+    }
+    // What is not on its way any more has arrived.
+    let held = balance(inner, float).await?;
+    if held >= needed {
+        return Ok(());
+    }
     let cap = limits.float.unwrap_or(Usdc::ZERO);
     let ceiling = {
         let book = inner.book();
-        if book.wallet.is_underway(float) {
-            return Ok(());
-        }
         let known = book.agents.get(agent);
         known.map_or(Usdc::ZERO, |known| {
             let file = known.policy.limits.ceiling;

@@ -53,6 +53,8 @@ pub struct Terms {
     pub then: Then,
     /// Offers after a payment came.
     pub afterwards: Option<Value>,
+    /// Whoever asks without a payment waits as long as this is so.
+    pub holds: bool,
     /// What came: method, target, the payment if there was one, and who was said to pay.
     pub seen: Vec<(Method, String, Option<PaymentPayload>, Option<String>)>,
 }
@@ -132,7 +134,7 @@ impl Hostile {
     pub async fn start(world: &World, offered: Value, then: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let terms = Terms { offered, then, afterwards: None, seen: Vec::new() };
+        let terms = Terms { offered, then, afterwards: None, holds: false, seen: Vec::new() };
         let terms = Arc::new(Mutex::new(terms));
         let settler = Settler {
             rpc: world.card.rpc.clone(),
@@ -201,7 +203,12 @@ async fn serve(
                 .into_response(),
         }
     };
-    let Some(payment) = payment else { return asks() };
+    let Some(payment) = payment else {
+        while shop.terms.lock().unwrap().holds {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        return asks();
+    };
     let receipt = |hash: String| {
         let settled = SettleResponse {
             success: true,

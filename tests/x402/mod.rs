@@ -2,6 +2,7 @@
 
 mod buyer;
 mod buyer_channels;
+mod buyer_twins;
 pub mod channels;
 mod desk;
 mod facilitator;

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use alloy::{
@@ -72,6 +73,9 @@ pub struct Book {
     pub sold: u64,
     /// So many vouchers are told that the channel is busy.
     pub busy: u32,
+    /// So many asked without a voucher; they wait as long as it holds them.
+    pub asked: usize,
+    pub holds: bool,
 }
 
 pub struct Till {
@@ -111,6 +115,8 @@ impl Till {
             seen: Vec::new(),
             sold: 0,
             busy: 0,
+            asked: 0,
+            holds: false,
         };
         let state = Arc::new(Mutex::new(state));
         let offer = Offer {
@@ -228,6 +234,12 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
     let payment: Option<PaymentPayload> = headers
         .get(x402::PAYMENT_SIGNATURE)
         .map(|value| x402::decode(value.to_str().unwrap()).unwrap());
+    if payment.is_none() {
+        shop.state.lock().unwrap().asked += 1;
+        while shop.state.lock().unwrap().holds {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
     let mut state = shop.state.lock().unwrap();
     let (then, price) = (state.then, state.price);
     let Some(payment) = payment else { return shop.offer.asks(price, json!({})) };
