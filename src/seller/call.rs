@@ -44,6 +44,7 @@ use crate::{
     crash::{self, Point},
     engine::{EngineError, Inner},
     money::Usdc,
+    mpp::{Problem, ProblemType},
     payment::FundsMoved,
     refusal::{Code, Refusal},
     x402::{
@@ -344,6 +345,16 @@ impl Call {
     /// Gives a payer what is left: claims what is owed, and refunds, in one transaction.
     async fn refund(&self, refund: &RefundPayload) -> Result<Response, Halt> {
         let config = &refund.channel_config;
+        // The voucher is for what was charged, or it is refused below. Putting money in and giving all of
+        // it back would cost us two transactions, and the payer nothing, over and over.
+        if refund.voucher.max_claimable_amount == 0 {
+            let why = "nothing was ever bought through this channel: its payer can take the rest back \
+                       on the chain, by initiateWithdraw and finalizeWithdraw";
+            let problem = Problem::new(ProblemType::VerificationFailed, why);
+            let reason = format!("{}refund_no_balance", batch::ERROR_PREFIX);
+            let refused = self.shop.required(&self.ask, &reason, Some(problem));
+            return Err(Halt::Told(Box::new(refused)));
+        }
         let shown = Shown::read(self.inner(), &self.shown.offer, config, &refund.voucher)?;
         let mut wish = self.name().to_vec();
         wish.extend(refund.voucher.max_claimable_amount.to_be_bytes());

@@ -345,7 +345,8 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
         (new.deposit(DEPOSIT - 1, PRICE, 1), "deposit_below_min_deposit"),
         (new.deposit(2_000_000, PRICE, 1), "insufficient_balance"),
         (new.voucher(PRICE), "channel_not_found"),
-        (new.refund(0, None), "channel_not_found"),
+        (new.refund(0, None), "refund_no_balance"),
+        (new.refund(PRICE, None), "channel_not_found"),
     ] {
         let answer = new.pay(&shop, "/paid", payload).await;
         assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
@@ -475,6 +476,17 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     assert_eq!(next.total(), 12 * PRICE);
     claim(&world, start + 12 * PRICE).await;
     assert_eq!(world.chain.usdc_of(HUB).await, 4 * PRICE);
+
+    // Money that bought nothing is not carried to and fro: its payer withdraws it.
+    let idle = Payer::new(&world, &shop).await;
+    assert_eq!(idle.pay(&shop, "/fail", idle.deposit(DEPOSIT, PRICE, 1)).await.status, 500);
+    for (charged, error) in [(0, "refund_no_balance"), (PRICE, "cumulative_amount_mismatch")] {
+        let answer = idle.pay(&shop, "/paid", idle.refund(charged, None)).await;
+        assert_eq!((answer.status, answer.error()), (402, error), "{answer:?}");
+        let why = answer.body["detail"].as_str().unwrap();
+        assert!(charged > 0 || why.contains("initiateWithdraw"), "{why}");
+    }
+    assert_eq!(world.chain.usdc_of(HUB).await, DEPOSIT + 4 * PRICE);
     world.judge().await;
 }
 
