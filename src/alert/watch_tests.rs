@@ -98,6 +98,7 @@ fn a_payer_that_leaves_is_told_of_while_it_owes() {
     let mut row = MeterRow::new(B256::ZERO, config, chain);
     let level = |row: &MeterRow, now_s| super::leaving(row, now_s).map(|found| found.level);
     row.charged = "0.5".parse().unwrap();
+    row.ceiling = row.charged;
     assert_eq!(level(&row, 1_450), None, "it stays");
     row.chain.withdraw_since_s = Some(1_000);
     assert_eq!(level(&row, 1_449), Some(Level::Between));
