@@ -78,6 +78,8 @@ enum Work {
 /// Measures `count` vouchers in each round, and reports.
 pub async fn measure(figures: &mut Figures, work: &Path, count: usize) -> Result<()> {
     for channels in TOGETHER {
+        // Of full groups: fewer share the cost of a commit.
+        let aim = if channels == TOGETHER[0] { ">= 0.8" } else { "" };
         let stage = Stage::set(channels, count)?;
         let mut bare = Vec::new();
         let mut rates = [Vec::new(), Vec::new()];
@@ -104,7 +106,7 @@ pub async fn measure(figures: &mut Figures, work: &Path, count: usize) -> Result
             vec![
                 ("bare verification, cached key", "1/s", series(&bare, by_cpu), ""),
                 ("verified and stored", "1/s", series(stored, by_cpu), ""),
-                ("… / bare", "", of_bare(stored), ">= 0.8"),
+                ("… / bare", "", of_bare(stored), aim),
                 ("verified, stored, charged, stored again", "1/s", series(charged, by_cpu), ""),
                 ("… and charged / bare", "", of_bare(charged), ""),
                 ("by the clock: bare", "1/s", series(&bare, by_clock), ""),
