@@ -438,6 +438,12 @@ pub(crate) async fn wake(
         None => governance::refresh(&inner).await?,
     }
     lease::start(&inner).await?;
+    // What happened while no daemon ran is booked before the contract's totals count: read earlier, they
+    // have it as spent while it is still under way here, and a cap over a payee's life would count it twice.
+    match submit::confirm::look(&inner, &mut None).await {
+        Ok(()) => governance::reload(&inner).await?,
+        Err(error) => warn!(%error, "what happened meanwhile is booked later"),
+    }
     buyer::remember(&inner).await?;
     crash::at(Point::StartLoaded);
     Ok(Awake { inner, queue, vouchers, lock })

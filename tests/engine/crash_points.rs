@@ -229,3 +229,27 @@ async fn a_task_that_hangs_ends_the_daemon() {
         world.stop().await;
     }
 }
+
+/// What the chain did while no daemon ran is booked before the contract's totals are read: a cap over a
+/// payee's life counts it once, at once and from then on.
+#[tokio::test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+async fn what_ran_while_nobody_looked_counts_once() {
+    let mut world = Plan::new().without_daemon().await;
+    world.restart_with("finish.read").await;
+    let client = world.agent("borealis");
+    let asked =
+        tokio::spawn(
+            async move { insist(&client, &request("coldstore", "400"), "the-first").await },
+        );
+    assert_eq!(world.died().await, None);
+    world.restart().await;
+    let first = asked.await.unwrap();
+    let second = world.pay("borealis", "coldstore", "200", "what-is-left").await;
+    world.until(&first, State::Paid).await;
+    world.until(&second, State::Paid).await;
+    let client = world.agent("borealis");
+    let refused = client.submit(&request("coldstore", "0.000001"), "more").await.unwrap_err();
+    assert!(refused.to_string().contains("600"), "{refused}");
+    world.judge().await;
+}
