@@ -161,8 +161,12 @@ pub fn request(payee: &str, amount: &str) -> PaymentRequest {
     }
 }
 
+/// A port for a daemon that starts later. Not one of those that systems hand out by themselves: another
+/// test's server, or a connection, could get it first, and answer in the daemon's place.
 pub(super) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let drawn = std::iter::repeat_with(|| 10_000 + rand::random::<u16>() % 20_000);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    drawn.take(1_000).find(is_free).expect("a free port")
 }
 
 fn passphrase(file: &std::path::Path) -> Passphrase {
