@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 use alloy::{
@@ -12,55 +12,11 @@ use alloy::{
 };
 use axum::{Router, body::Bytes, extract::State, routing::any};
 use bursar::{payment::State as PaymentState, view::ProposalState};
-use serde_json::Value;
 
-use crate::support::{Plan, World, wait_for};
-
-/// Runs a command in the devnet's folder; `input` goes to its standard input.
-fn bursar_at(world: &World, url: &str, line: &str, input: &str) -> Output {
-    let mut child = Command::new("sh")
-        .args(["-c", &format!("exec \"$BURSAR\" {line}")])
-        .current_dir(&world.card.dir)
-        .env("BURSAR", env!("CARGO_BIN_EXE_bursar"))
-        .env("BURSAR_URL", url)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8(text).unwrap()
-}
-
-/// A command that must end with this code; what it said.
-fn ends(world: &World, line: &str, code: i32) -> String {
-    let output = bursar_at(world, &world.card.api, line, "");
-    assert_eq!(output.status.code(), Some(code), "{line}\n{}", said(&output));
-    said(&output)
-}
-
-/// A command that must succeed; its JSON.
-fn json(world: &World, line: &str) -> Value {
-    let output = bursar_at(world, &world.card.api, &format!("{line} --json"), "");
-    assert!(output.status.success(), "{line}\n{}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn operator(world: &World, index: usize) -> String {
-    let entry = &world.card.operators[index];
-    let (key, pass) = (entry.keystore.display(), entry.passphrase_file.display());
-    format!("--keystore {key} --passphrase-file {pass}")
-}
-
-fn agent(world: &World, name: &str) -> String {
-    let file = world.card.agents[&name.parse().unwrap()].request_key.display();
-    format!("--agent-key {file}")
-}
+use crate::{
+    cli::{agent, bursar_at, ends, json, operator, said},
+    support::{Plan, wait_for},
+};
 
 #[tokio::test]
 async fn a_large_payment_from_the_agent_to_the_chain() {
