@@ -97,6 +97,9 @@ pub enum StoreError {
     /// or not.
     #[error("it is not known whether the store kept it: {0}")]
     Unknown(#[source] sqlx::Error),
+    /// Something before this made what the daemon remembers unreliable: it writes nothing more.
+    #[error("the store is not written to any more: the next start reads what was kept")]
+    InDoubt,
     /// Another daemon has the store.
     #[error("another bursar serves this store ({} is locked)", .0.display())]
     Locked(PathBuf),
@@ -169,7 +172,7 @@ impl StoreError {
     /// Must the daemon end, because memory or file cannot be trusted any more?
     #[must_use]
     pub const fn is_the_end(&self) -> bool {
-        matches!(self, Self::Unknown(_) | Self::Damaged(_))
+        matches!(self, Self::Unknown(_) | Self::InDoubt | Self::Damaged(_))
     }
 
     /// Is it a constraint that another writer satisfied first?
@@ -470,6 +473,7 @@ impl Store {
     /// Starts a transaction; waits for the writers before it.
     ///
     /// # Errors
+    /// [`StoreError::InDoubt`] from the moment on in which [`Store::in_doubt`] answers;
     /// [`StoreError::Database`].
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let patience = Arc::clone(&self.patient).lock_owned().await;
@@ -480,13 +484,17 @@ impl Store {
     /// who comes by [`Store::begin`]. For one task at a time.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// As [`Store::begin`].
     pub async fn begin_next(&self) -> Result<Tx, StoreError> {
         self.enter(None).await
     }
 
     async fn enter(&self, patience: Option<OwnedMutexGuard<()>>) -> Result<Tx, StoreError> {
         let gate = Arc::clone(&self.gate).lock_owned().await;
+        // Until the daemon has ended, its tasks try again what a lost commit may have done.
+        if *self.doubt.borrow() {
+            return Err(StoreError::InDoubt);
+        }
         let mut tx = self.open_tx(gate, patience).await?;
         crate::pulse::beat();
         if !self.sqlite {
@@ -661,4 +669,26 @@ fn name_in(path: &Path) -> Result<StoreLock, TryLockError> {
         file.write_all(me.as_bytes()).map_err(TryLockError::Error)?;
     }
     Ok(StoreLock { _file: Some(file), me })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{StoreError, testing::on_both};
+
+    #[tokio::test]
+    async fn nothing_is_written_after_a_doubt() {
+        on_both(async |store| {
+            let open = store.begin().await.unwrap();
+            let waits = |store: super::Store| async move { store.begin().await.map(drop) };
+            let waiting = tokio::spawn(waits(store.clone()));
+            store.distrust();
+            store.in_doubt().await;
+            open.commit().await.unwrap();
+            for refused in [waiting.await.unwrap(), store.begin_next().await.map(drop)] {
+                assert!(matches!(refused, Err(StoreError::InDoubt)), "{refused:?}");
+            }
+            assert_eq!(store.meta("schema").await.unwrap().as_deref(), Some(super::SCHEMA_VERSION));
+        })
+        .await;
+    }
 }
