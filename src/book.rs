@@ -2,9 +2,10 @@
 //! the operators. Rebuilt at start from store, policy files and chain; the store and the contract
 //! stay the judges.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use alloy::primitives::Address;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     contract::coupon::CouponGrant,
@@ -47,6 +48,18 @@ pub struct KnownPayee {
     pub label: Option<String>,
 }
 
+/// The block that a payment became final in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaidIn {
+    /// Its number.
+    pub block: u64,
+    /// Its time, unix seconds.
+    pub time_s: u64,
+}
+
+/// Newest payments kept beside the contract's totals.
+const NEWEST: usize = 4_096;
+
 fn no_agent(agent: &AgentId) -> Refusal {
     Refusal::new(Code::AgentInactive, format!("there is no agent `{agent}` any more"))
 }
@@ -70,6 +83,11 @@ pub struct Book {
     pub categories: Categories,
     /// Addresses that can never be paid: zero, wallet, token, escrow and hub.
     pub reserved: Vec<Address>,
+    /// The final block as of which the contract's totals were read.
+    totals_at: u64,
+    /// The newest payments that the contract counts, oldest first: those behind `totals_at` are not in
+    /// its totals as they were read.
+    newest: VecDeque<(AgentId, Facts, PaidIn)>,
     labels: HashMap<String, Address>,
     keys: HashMap<String, AgentId>,
     addresses: HashMap<Address, AgentId>,
@@ -88,6 +106,8 @@ impl Book {
             freezes: 0,
             categories,
             reserved,
+            totals_at: 0,
+            newest: VecDeque::new(),
             labels: HashMap::new(),
             keys: HashMap::new(),
             addresses: HashMap::new(),
@@ -322,9 +342,7 @@ impl Book {
         match word {
             Word::Reserved { agent, facts, at_s } => self.reserve(agent, facts, *at_s),
             Word::Held { agent, facts } => self.replay(agent, facts, Outcome::Pending),
-            Word::Settled { agent, facts, block_time_s } => {
-                self.settle(agent, facts, *block_time_s);
-            }
+            Word::Settled { agent, facts, paid_in } => self.settle(agent, facts, *paid_in),
             Word::Voided { agent, facts } => self.void(agent, facts),
             Word::Frozen(agent) => {
                 self.freezes += 1;
@@ -348,26 +366,91 @@ impl Book {
         self.wallet.void(facts);
     }
 
-    /// Turns a reservation into spending at the time of its block.
-    pub fn settle(&mut self, agent: &AgentId, facts: &Facts, block_time_s: u64) {
+    /// Turns a reservation into spending in its block.
+    pub fn settle(&mut self, agent: &AgentId, facts: &Facts, paid_in: PaidIn) {
         if let Some(known) = self.agents.get_mut(agent) {
-            known.usage.settle(facts, block_time_s);
-            // What the contract counts for ever was read once and is carried on here.
-            if facts.overrides & overrides::AGENT_CAPS == 0
-                && let Some((_, spent)) =
-                    known.chain.as_mut().and_then(|chain| chain.budget.as_mut())
-            {
-                *spent = spent.saturating_add(facts.amount);
-            }
+            known.usage.settle(facts, paid_in.time_s);
         }
-        self.wallet.settle(facts, block_time_s);
+        self.wallet.settle(facts, paid_in.time_s);
+        if self.newest.len() == NEWEST {
+            self.newest.pop_front();
+        }
+        self.newest.push_back((agent.clone(), *facts, paid_in));
+        // The contract had counted it when its totals were read.
+        if paid_in.block > self.totals_at {
+            self.carry_on(agent, facts, paid_in);
+        }
+    }
+
+    /// The contract's totals were just written as they stand in the final block `block`: what was paid
+    /// after it is added.
+    pub fn totals_as_of(&mut self, block: u64) {
+        self.totals_at = block;
+        let newest = std::mem::take(&mut self.newest);
+        for (agent, facts, paid_in) in newest.iter().filter(|(_, _, paid)| paid.block > block) {
+            self.carry_on(agent, facts, *paid_in);
+        }
+        self.newest = newest;
+    }
+
+    /// Adds a payment to what the contract counts for ever, as the contract does.
+    fn carry_on(&mut self, agent: &AgentId, facts: &Facts, paid_in: PaidIn) {
+        if facts.overrides & overrides::AGENT_CAPS == 0
+            && let Some(known) = self.agents.get_mut(agent)
+            && let Some((_, spent)) = known.chain.as_mut().and_then(|chain| chain.budget.as_mut())
+        {
+            *spent = spent.saturating_add(facts.amount);
+        }
         if facts.overrides & overrides::PAYEE == 0
             && let Some(known) = self.payees.get_mut(&facts.payee)
         {
             if let Some((_, spent)) = &mut known.record.cap {
                 *spent = spent.saturating_add(facts.amount);
             }
-            known.record.last_paid_s = known.record.last_paid_s.max(block_time_s);
+            known.record.last_paid_s = known.record.last_paid_s.max(paid_in.time_s);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another daemon may book a block before this one has read the contract as of the block below it.
+    #[test]
+    fn a_payment_counts_once_whenever_the_contract_is_read() {
+        const PAYEE: Address = Address::repeat_byte(1);
+        let usdc = |amount: &str| amount.parse::<Usdc>().unwrap();
+        let record = |spent| PayeeRecord {
+            categories: 1,
+            cap: Some((usdc("100"), usdc(spent))),
+            cooldown_s: 60,
+            last_paid_s: 0,
+        };
+        let agent = "atlas".parse().unwrap();
+        let facts = |amount| Facts { payee: PAYEE, amount: usdc(amount), overrides: 0 };
+        let mut book = Book::new(Categories::default(), Vec::new());
+        book.put_payee(PAYEE, record("0"));
+        let spent = |book: &Book| {
+            let record = book.payees[&PAYEE].record;
+            (record.cap.unwrap().1, record.last_paid_s)
+        };
+        book.totals_as_of(10);
+        book.settle(&agent, &facts("7"), PaidIn { block: 10, time_s: 100 });
+        assert_eq!(spent(&book), (usdc("0"), 0), "read with it");
+        book.settle(&agent, &facts("5"), PaidIn { block: 12, time_s: 120 });
+        book.settle(&agent, &facts("3"), PaidIn { block: 11, time_s: 110 });
+        assert_eq!(spent(&book), (usdc("8"), 120));
+
+        // Read again: as of a block that has one of them, then as of one that has all.
+        book.put_payee(PAYEE, record("10"));
+        book.totals_as_of(11);
+        assert_eq!(spent(&book), (usdc("15"), 120));
+        book.put_payee(PAYEE, record("15"));
+        book.totals_as_of(12);
+        assert_eq!(spent(&book), (usdc("15"), 0));
+        let over = Facts { overrides: overrides::PAYEE, ..facts("1") };
+        book.settle(&agent, &over, PaidIn { block: 13, time_s: 130 });
+        assert_eq!(spent(&book), (usdc("15"), 0), "the contract does not count it");
     }
 }

@@ -1,13 +1,10 @@
 //! Governance: the contract's policy mirrored, and operators' changes carried to it.
 //!
-//! The contract's events say when to look; its views say what is true. Changes are proposed,
+//! The contract's events say when to look; [`mirror`] reads what is true. Changes are proposed,
 //! signed by the operators' own keys, sent as one `submit`, and run after their delay. One
 //! operator's tightening order holds in the daemon at once and goes to the chain next.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
-};
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use alloy::{
     primitives::{Address, B256, Bytes, U256, keccak256},
@@ -15,8 +12,9 @@ use alloy::{
     sol_types::{SolCall, SolEvent as _, SolEventInterface as _},
 };
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
+pub(crate) use self::mirror::reload;
 use crate::{
     audit::{Draft, EventKind},
     clock,
@@ -25,15 +23,13 @@ use crate::{
         IPolicyChanges::IPolicyChangesCalls as Calls,
         IPolicyWallet,
         IPolicyWallet::{IPolicyWalletErrors, IPolicyWalletEvents as Events},
-        IQuorum, Names, Tighten,
-        coupon::{CouponGrant, IX402Payer},
+        Names, Tighten,
+        coupon::IX402Payer,
         hub::IChannelPayer,
     },
     crash::{self, Point},
     engine::{EngineError, Inner},
-    money::Usdc,
-    payment::{AgentId, is_payee_label},
-    policy::{ChainLimits, PayeeRecord},
+    payment::is_payee_label,
     refusal::{Code, Refusal},
     rpc::{At, Head, LOG_SPAN},
     store::{ProposalRow, SignatureRow, Tx, TxKind, Word},
@@ -43,8 +39,6 @@ use crate::{
 
 /// Blocks without a policy event after which the mark moves all the same: an fsync a block is dear.
 const QUIET: u64 = 64;
-/// Operators read from the contract at most.
-const OPERATORS: u64 = 256;
 /// Seconds a proposal's signatures stay valid.
 const PROPOSAL_TTL_S: u64 = 7 * 86_400;
 /// Proposals listed.
@@ -54,11 +48,11 @@ const GAS_CHANGE: u64 = 1_000_000;
 
 /// Final events move a proposal from any state: they come in the chain's order.
 const CHAIN_SAYS: &[ProposalState] = &[];
-/// Times the daemon's own orders are read again because one came in between.
-const READINGS: u32 = 8;
 
 const FOLLOWED: &str = "policy_block";
 const WALLET_FROZEN: &str = "wallet_frozen";
+
+mod mirror;
 
 fn topics() -> Vec<B256> {
     vec![
@@ -289,160 +283,6 @@ fn changed_elsewhere(log: &alloy::primitives::Log) -> serde_json::Value {
     }
     // The signer set of OpenZeppelin's base contract.
     json!({ "what": "operators_changed" })
-}
-
-async fn ask<C: SolCall>(inner: &Inner, call: C) -> Result<C::Return, EngineError> {
-    let answer = inner
-        .rpc
-        .eth_call(inner.config.chain.wallet, None, &call.abi_encode().into(), inner.newest())
-        .await?;
-    Ok(C::abi_decode_returns_validate(&answer)?)
-}
-
-/// Asks many views of one kind in few requests.
-async fn ask_all<C: SolCall>(inner: &Inner, calls: &[C]) -> Result<Vec<C::Return>, EngineError> {
-    let wallet = inner.config.chain.wallet;
-    let params: Vec<_> = calls
-        .iter()
-        .map(|call| json!({ "to": wallet, "data": Bytes::from(call.abi_encode()) }))
-        .collect();
-    let answers = inner.rpc.eth_calls(params, inner.newest()).await?;
-    answers.iter().map(|bytes| Ok(C::abi_decode_returns_validate(bytes)?)).collect()
-}
-
-fn cap(units: u64, off: u64) -> Option<Usdc> {
-    if units >= off { None } else { Usdc::from_units(units) }
-}
-
-const U48_MAX: u64 = (1 << 48) - 1;
-
-/// Reads everything the contract holds that decisions need. Whatever fails is tried again by
-/// [`refresh`].
-pub(crate) async fn reload(inner: &Inner) -> Result<(), EngineError> {
-    let _turn = inner.reading.lock().await;
-    // Cleared first: what changes from here on is read the next time.
-    inner.stale.store(false, Ordering::Release);
-    let outcome = read_contract(inner).await;
-    if outcome.is_err() {
-        inner.stale.store(true, Ordering::Release);
-    }
-    outcome
-}
-
-/// What operators ordered frozen here: agents, and whether the whole wallet. Whichever comes first,
-/// an order or the chain, freezes.
-async fn ordered(inner: &Inner) -> Result<(HashSet<AgentId>, bool), EngineError> {
-    let agents = inner.store.agents().await?;
-    let agents = agents.into_iter().filter(|agent| agent.frozen).map(|agent| agent.id).collect();
-    Ok((agents, inner.store.meta(WALLET_FROZEN).await?.as_deref() == Some("1")))
-}
-
-async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
-    let agents: Vec<_> = inner
-        .book()
-        .agents
-        .values()
-        .map(|agent| (agent.policy.agent.clone(), agent.address))
-        .collect();
-    let limits: Vec<_> =
-        agents.iter().map(|(_, agent)| IPolicyWallet::agentLimitsCall { agent: *agent }).collect();
-    let limits = ask_all(inner, &limits).await?;
-    let coupons: Vec<_> =
-        agents.iter().map(|(_, agent)| IX402Payer::couponsCall { agent: *agent }).collect();
-    let coupons = ask_all(inner, &coupons).await?;
-    // What is left matters where there is a budget; most agents have none.
-    let budgeted: Vec<Address> = agents
-        .iter()
-        .zip(&limits)
-        .filter(|(_, limits)| limits.version != U256::ZERO && limits.limits.budget != u64::MAX)
-        .map(|((_, agent), _)| *agent)
-        .collect();
-    let asked: Vec<_> =
-        budgeted.iter().map(|agent| IPolicyWallet::roomCall { agent: *agent }).collect();
-    let rooms = ask_all(inner, &asked).await?;
-    let left: HashMap<Address, Option<Usdc>> = budgeted
-        .into_iter()
-        .zip(rooms)
-        .map(|(agent, room)| (agent, u64::try_from(room.budget).ok().and_then(Usdc::from_units)))
-        .collect();
-
-    let payees: Vec<_> = inner.store.payees().await?;
-    let asked: Vec<_> =
-        payees.iter().map(|(payee, _)| IPolicyWallet::payeeLimitsCall { payee: *payee }).collect();
-    let records = ask_all(inner, &asked).await?;
-
-    let wallet_cap = ask(inner, IPolicyWallet::walletCapCall {}).await?;
-    let frozen = ask(inner, IPolicyWallet::walletFrozenCall {}).await?;
-    let threshold = ask(inner, IQuorum::thresholdCall {}).await?;
-    let signers = ask(inner, IQuorum::getSignersCall { start: 0, end: OPERATORS }).await?;
-
-    for _ in 0..READINGS {
-        let seen = inner.book().freezes;
-        let (ordered, all_ordered) = ordered(inner).await?;
-        let mut book = inner.book();
-        // An order that came in between is not in what was just read, and must not be undone.
-        if book.freezes != seen {
-            continue;
-        }
-        for (((id, address), limits), coupons) in agents.iter().zip(&limits).zip(&coupons) {
-            let known = limits.version != U256::ZERO;
-            let limits_of = &limits.limits;
-            let budget = cap(limits_of.budget, u64::MAX).map(|limit| {
-                let left = left.get(address).copied().flatten();
-                (limit, limit.saturating_sub(left.unwrap_or(limit)))
-            });
-            let chain = known.then(|| ChainLimits {
-                active: limits_of.categories != 0 && limits_of.expiry.to::<u64>() != 0,
-                frozen: limits.frozen,
-                expiry_s: limits_of.expiry.to(),
-                ceiling: Usdc::from_units(limits_of.ceiling.to()).unwrap_or_default(),
-                day: cap(limits_of.dayCap.to(), U48_MAX),
-                month: cap(limits_of.monthCap.to(), U48_MAX),
-                budget,
-                categories: limits_of.categories,
-                version: limits.version.saturating_to(),
-            });
-            if let Some(agent) = book.agents.get_mut(id) {
-                agent.usage.frozen = limits.frozen || ordered.contains(id);
-                agent.chain = chain;
-                agent.granted = CouponGrant::unpack(*coupons);
-                agent.coupons = agent.granted.within(agent.policy.coupons.as_ref());
-            }
-        }
-        for ((payee, label), record) in payees.iter().zip(&records) {
-            let spent = u64::try_from(record.spent).ok().and_then(Usdc::from_units);
-            book.put_payee(
-                *payee,
-                PayeeRecord {
-                    categories: record.limits.categories,
-                    cap: cap(record.limits.cap.to(), U48_MAX)
-                        .map(|limit| (limit, spent.unwrap_or_default())),
-                    cooldown_s: record.limits.cooldown,
-                    last_paid_s: record.lastPaid.saturating_to(),
-                },
-            );
-            if let Some(label) = label {
-                book.put_label(*payee, label);
-            }
-        }
-        book.wallet.cap = u64::try_from(wallet_cap).ok().and_then(Usdc::from_units);
-        book.wallet.frozen = frozen || all_ordered;
-        book.threshold = threshold;
-        book.operators = signers
-            .iter()
-            .filter(|signer| signer.len() == 20)
-            .map(|signer| Address::from_slice(signer))
-            .collect::<HashSet<_>>();
-        info!(
-            agents = book.agents.len(),
-            payees = book.payees.len(),
-            operators = book.operators.len(),
-            frozen,
-            "read the contract's policy"
-        );
-        return Ok(());
-    }
-    Err(EngineError::Encode("orders to freeze came faster than the policy could be read".into()))
 }
 
 impl Inner {

@@ -438,11 +438,10 @@ pub(crate) async fn wake(
         None => governance::refresh(&inner).await?,
     }
     lease::start(&inner).await?;
-    // What happened while no daemon ran is booked before the contract's totals count: read earlier, they
-    // have it as spent while it is still under way here, and a cap over a payee's life would count it twice.
-    match submit::confirm::look(&inner, &mut None).await {
-        Ok(()) => governance::reload(&inner).await?,
-        Err(error) => warn!(%error, "what happened meanwhile is booked later"),
+    // The contract's totals have what happened while no daemon ran: it must not be under way here as well
+    // when the first request comes.
+    if let Err(error) = submit::confirm::look(&inner, &mut None).await {
+        warn!(%error, "what happened meanwhile is booked later");
     }
     buyer::remember(&inner).await?;
     crash::at(Point::StartLoaded);

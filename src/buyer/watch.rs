@@ -6,10 +6,7 @@
 //! block's time is at or past its end and the nonce is unused there: token and wallet take it in blocks
 //! before that time only.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use alloy::{
     primitives::{Address, B256, U256},
@@ -22,6 +19,7 @@ use tracing::{info, warn};
 use super::{PayerKind, PurchaseState, shop::story};
 use crate::{
     audit::EventKind,
+    book::PaidIn,
     contract::{IPolicyWallet, token::IEip3009},
     crash::{self, Point},
     engine::{EngineError, Inner, Stop},
@@ -221,9 +219,7 @@ async fn paid(
         tx.append_audit(&[draft], now_ms).await?;
         tx.commit().await?;
         if let Some(facts) = row.facts() {
-            inner.book().settle(&row.agent, &facts, head.time_s());
-            // What the contract counts for ever has it already.
-            inner.stale.store(true, Ordering::Release);
+            inner.book().settle(&row.agent, &facts, PaidIn { block, time_s: head.time_s() });
         }
         inner.metrics.purchases_paid.inc();
         info!(purchase = %row.id, %hash, block, "paid");

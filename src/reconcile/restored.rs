@@ -720,12 +720,9 @@ async fn book(
             book.replay(&payment.agent, &payment.facts(), crate::policy::Outcome::Pending);
         }
         for payment in plan.proven.iter().chain(&plan.found) {
-            let time_s = payment.block_time_s.unwrap_or_default();
-            book.settle(&payment.agent, &payment.facts(), time_s);
+            book.settle(&payment.agent, &payment.facts(), payment.paid_in());
         }
     }
-    // What the contract counts for ever has these in it already.
-    inner.stale.store(true, std::sync::atomic::Ordering::Release);
     inner.set_restored(Some(state));
     inner.queued.notify_one();
     Ok(())

@@ -245,7 +245,7 @@ impl Tx {
             self.say(Word::Settled {
                 agent: payment.agent.clone(),
                 facts: payment.facts(),
-                block_time_s: payment.block_time_s.unwrap_or_default(),
+                paid_in: payment.paid_in(),
             });
         }
         Ok(())

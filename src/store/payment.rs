@@ -8,6 +8,7 @@ use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, StoreError, Tx, many::Many, parse};
 use crate::{
+    book::PaidIn,
     money::Usdc,
     payment::{AgentId, Context, Event, PaymentId, State, transition},
     policy::Facts,
@@ -85,6 +86,15 @@ impl PaymentRow {
     #[must_use]
     pub const fn facts(&self) -> Facts {
         Facts { payee: self.payee, amount: self.amount, overrides: self.overrides }
+    }
+
+    /// Returns the block it was paid in; zeros where it was not.
+    #[must_use]
+    pub fn paid_in(&self) -> PaidIn {
+        PaidIn {
+            block: self.block.unwrap_or_default(),
+            time_s: self.block_time_s.unwrap_or_default(),
+        }
     }
 }
 

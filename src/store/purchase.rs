@@ -17,6 +17,7 @@ use super::{
     share::Word,
 };
 use crate::{
+    book::PaidIn,
     buyer::{Answer, Call, PayerKind, PurchaseState},
     ledger::{Account, Transfer},
     money::Usdc,
@@ -649,7 +650,10 @@ impl Tx {
                     PurchaseState::Paid => Word::Settled {
                         agent,
                         facts,
-                        block_time_s: row.block_time_s.unwrap_or_default(),
+                        paid_in: PaidIn {
+                            block: row.block.unwrap_or_default(),
+                            time_s: row.block_time_s.unwrap_or_default(),
+                        },
                     },
                     _ => Word::Voided { agent, facts },
                 });

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Any, Row as _, Transaction};
 
 use super::{Store, StoreError, Tx, fresh_name, payment::unsigned};
-use crate::{payment::AgentId, policy::Facts};
+use crate::{book::PaidIn, payment::AgentId, policy::Facts};
 
 /// Turns whose words are kept: minutes at the highest load, days at a quiet one.
 const KEPT: u64 = 20_000;
@@ -44,8 +44,8 @@ pub enum Word {
         agent: AgentId,
         /// What counts.
         facts: Facts,
-        /// Its block's time, unix seconds.
-        block_time_s: u64,
+        /// Where.
+        paid_in: PaidIn,
     },
     /// It ended unpaid.
     Voided {

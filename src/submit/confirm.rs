@@ -435,8 +435,7 @@ async fn finish(
     {
         let mut book = inner.book();
         for payment in &booked.settled {
-            let time = payment.block_time_s.unwrap_or_else(|| block.time_s());
-            book.settle(&payment.agent, &payment.facts(), time);
+            book.settle(&payment.agent, &payment.facts(), payment.paid_in());
             inner.metrics.paid.inc();
             inner.metrics.observe_final(now_ms - payment.created_ms);
         }

@@ -141,6 +141,50 @@ async fn a_payee_is_added_by_the_quorum_after_its_delay() {
     world.judge().await;
 }
 
+/// A change of policy lets the contract be read anew: what it has counted already, and what is not final
+/// here, is not counted twice.
+#[tokio::test]
+async fn what_is_under_way_when_the_contract_is_read_counts_once() {
+    let plan = Plan::new().automine().config(|config| config.chain.confirmations = 3);
+    let world = plan.start().await;
+    world.chain.automine(false).await;
+    let freeze = IPolicyChanges::setFrozenCall { agent: world.address("dune"), frozen: true };
+    let order = world.order(freeze, 0).await;
+    world.operator(0).tighten(&order).await.unwrap();
+    wait_for("the order in the pool", async || {
+        let pool = world.chain.pool_of(&world.card.relayers).await;
+        (!pool.is_empty()).then_some(())
+    })
+    .await;
+    world.chain.mine().await;
+    let first = world.pay("borealis", "coldstore", "400", "first").await;
+    world.until(&first, State::Broadcast).await;
+    world.chain.mine().await;
+    world.until(&first, State::Included).await;
+
+    // The freeze is final, the payment is not.
+    let readings = || world.log().matches("read the contract's policy").count();
+    let before = readings();
+    world.chain.mine().await;
+    wait_for("the contract to be read", async || (readings() > before).then_some(())).await;
+    assert_eq!(world.agent("borealis").payment(first.id).await.unwrap().state, State::Included);
+    let second = world.pay("borealis", "coldstore", "200", "second").await;
+    let client = world.agent("borealis");
+    let early = client.submit(&request("coldstore", "0.000001"), "early").await;
+    assert_eq!(early.code(), Code::PayeeCapExceeded);
+    for payment in [&first, &second] {
+        wait_for("it to be final", async || {
+            world.chain.mine().await;
+            let now = client.payment(payment.id).await.unwrap();
+            (now.state == State::Paid).then_some(())
+        })
+        .await;
+    }
+    let more = client.submit(&request("coldstore", "0.000001"), "more").await;
+    assert_eq!(more.code(), Code::PayeeCapExceeded);
+    world.judge().await;
+}
+
 #[tokio::test]
 async fn a_proposal_is_withdrawn_before_and_after_it_is_on_chain() {
     let world = Plan::new().start().await;
