@@ -58,7 +58,7 @@ pub struct PaidIn {
 }
 
 /// Newest payments kept beside the contract's totals.
-const NEWEST: usize = 4_096;
+pub const NEWEST: usize = 4_096;
 
 fn no_agent(agent: &AgentId) -> Refusal {
     Refusal::new(Code::AgentInactive, format!("there is no agent `{agent}` any more"))
@@ -88,6 +88,8 @@ pub struct Book {
     /// The newest payments that the contract counts, oldest first: those behind `totals_at` are not in
     /// its totals as they were read.
     newest: VecDeque<(AgentId, Facts, PaidIn)>,
+    /// The newest block of a payment that is not among them any more.
+    forgotten: u64,
     labels: HashMap<String, Address>,
     keys: HashMap<String, AgentId>,
     addresses: HashMap<Address, AgentId>,
@@ -108,6 +110,7 @@ impl Book {
             reserved,
             totals_at: 0,
             newest: VecDeque::new(),
+            forgotten: 0,
             labels: HashMap::new(),
             keys: HashMap::new(),
             addresses: HashMap::new(),
@@ -354,7 +357,7 @@ impl Book {
                 self.freezes += 1;
                 self.wallet.frozen = true;
             }
-            Word::Policy => {}
+            Word::Policy { .. } => {}
         }
     }
 
@@ -372,25 +375,42 @@ impl Book {
             known.usage.settle(facts, paid_in.time_s);
         }
         self.wallet.settle(facts, paid_in.time_s);
-        if self.newest.len() == NEWEST {
-            self.newest.pop_front();
-        }
-        self.newest.push_back((agent.clone(), *facts, paid_in));
+        self.remember(agent.clone(), *facts, paid_in);
         // The contract had counted it when its totals were read.
         if paid_in.block > self.totals_at {
             self.carry_on(agent, facts, paid_in);
         }
     }
 
+    /// Keeps a payment that was booked, for when the contract's totals are read as of a block before it:
+    /// at start, with the newest ones in the order of their blocks.
+    pub fn remember(&mut self, agent: AgentId, facts: Facts, paid_in: PaidIn) {
+        if self.newest.len() == NEWEST
+            && let Some((_, _, forgotten)) = self.newest.pop_front()
+        {
+            self.forgotten = self.forgotten.max(forgotten.block);
+        }
+        self.newest.push_back((agent, facts, paid_in));
+    }
+
+    /// Returns the final block as of which the contract's totals are known.
+    #[must_use]
+    pub const fn totals_at(&self) -> u64 {
+        self.totals_at
+    }
+
     /// The contract's totals were just written as they stand in the final block `block`: what was paid
-    /// after it is added.
-    pub fn totals_as_of(&mut self, block: u64) {
+    /// after it is added, as far back as it is remembered. Returns the block as of which, or of a later
+    /// one, they have to be read to be whole.
+    #[must_use]
+    pub fn totals_as_of(&mut self, block: u64) -> u64 {
         self.totals_at = block;
         let newest = std::mem::take(&mut self.newest);
         for (agent, facts, paid_in) in newest.iter().filter(|(_, _, paid)| paid.block > block) {
             self.carry_on(agent, facts, *paid_in);
         }
         self.newest = newest;
+        self.forgotten
     }
 
     /// Adds a payment to what the contract counts for ever, as the contract does.
@@ -435,7 +455,7 @@ mod tests {
             let record = book.payees[&PAYEE].record;
             (record.cap.unwrap().1, record.last_paid_s)
         };
-        book.totals_as_of(10);
+        assert_eq!(book.totals_as_of(10), 0);
         book.settle(&agent, &facts("7"), PaidIn { block: 10, time_s: 100 });
         assert_eq!(spent(&book), (usdc("0"), 0), "read with it");
         book.settle(&agent, &facts("5"), PaidIn { block: 12, time_s: 120 });
@@ -444,13 +464,19 @@ mod tests {
 
         // Read again: as of a block that has one of them, then as of one that has all.
         book.put_payee(PAYEE, record("10"));
-        book.totals_as_of(11);
+        assert_eq!(book.totals_as_of(11), 0);
         assert_eq!(spent(&book), (usdc("15"), 120));
         book.put_payee(PAYEE, record("15"));
-        book.totals_as_of(12);
+        assert_eq!(book.totals_as_of(12), 0);
         assert_eq!(spent(&book), (usdc("15"), 0));
         let over = Facts { overrides: overrides::PAYEE, ..facts("1") };
         book.settle(&agent, &over, PaidIn { block: 13, time_s: 130 });
         assert_eq!(spent(&book), (usdc("15"), 0), "the contract does not count it");
+
+        // Older ones than are remembered: a reading as of an older block is not whole.
+        for n in 0..NEWEST as u64 {
+            book.settle(&agent, &facts("0"), PaidIn { block: 20 + n, time_s: 200 + n });
+        }
+        assert_eq!(book.totals_as_of(12), 13);
     }
 }

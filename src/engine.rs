@@ -187,8 +187,8 @@ pub(crate) struct Inner {
     /// Something is signed and stored.
     pub signed: Notify,
     pub book: Mutex<Book>,
-    /// The contract's policy may have changed since it was read into the book.
-    pub stale: AtomicBool,
+    /// The final block as of which, or of a later one, the contract's policy must be in the book.
+    pub policy_due: AtomicU64,
     /// Held while it is read: of two readings the later one must stand.
     pub reading: AsyncMutex<()>,
     pub head: Mutex<Option<Head>>,
@@ -220,12 +220,17 @@ impl Inner {
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         for word in self.store.words() {
-            if word == Word::Policy {
-                self.stale.store(true, Ordering::Release);
+            if let Word::Policy { block } = word {
+                self.read_policy_again(block);
             }
             book.hear(&word);
         }
         book
+    }
+
+    /// The contract's policy is to be read again, as of `block` or a later one.
+    pub(crate) fn read_policy_again(&self, block: u64) {
+        self.policy_due.fetch_max(block, Ordering::AcqRel);
     }
 
     /// The later of wall clock and head, so that a decision is never before a block it knows of. A

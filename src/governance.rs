@@ -32,7 +32,7 @@ use crate::{
     payment::is_payee_label,
     refusal::{Code, Refusal},
     rpc::{At, Head, LOG_SPAN},
-    store::{ProposalRow, SignatureRow, Tx, TxKind, Word},
+    store::{ProposalRow, SignatureRow, Store, StoreError, Tx, TxKind, Word},
     submit::{Manifest, Outgoing, relay},
     view::{ProposalState, ProposalView, ProposeBody, SignatureBody, TightenOrder},
 };
@@ -82,9 +82,15 @@ pub(crate) async fn follow(inner: &Inner, last: &Head) -> Result<(), EngineError
     refresh(inner).await
 }
 
-/// Reads the contract again if it may have changed since.
+/// Reads the contract again if it changed after the block as of which it was read.
 pub(crate) async fn refresh(inner: &Inner) -> Result<(), EngineError> {
-    if inner.stale.load(Ordering::Acquire) { reload(inner).await } else { Ok(()) }
+    let read = inner.book().totals_at();
+    if inner.policy_due.load(Ordering::Acquire) > read { reload(inner).await } else { Ok(()) }
+}
+
+/// The block up to which policy events are read.
+pub(crate) async fn followed(store: &Store) -> Result<Option<u64>, StoreError> {
+    Ok(store.meta(FOLLOWED).await?.and_then(|text| text.parse().ok()))
 }
 
 async fn events(inner: &Inner, last: &Head) -> Result<(), EngineError> {
@@ -118,8 +124,8 @@ async fn events(inner: &Inner, last: &Head) -> Result<(), EngineError> {
         }
         if !logs.is_empty() {
             // Before the mark moves: a reading that fails is repeated, even after a restart.
-            inner.stale.store(true, Ordering::Release);
-            store.say(Word::Policy);
+            inner.read_policy_again(to);
+            store.say(Word::Policy { block: to });
         }
         crash::at(Point::PolicyRead);
         store.append_audit(&drafts, inner.clock.now_ms()).await?;

@@ -27,7 +27,7 @@ use crate::{
     approval,
     audit::{Draft, EventKind},
     auth,
-    book::{Agent, Book},
+    book::{self, Agent, Book},
     buyer,
     channel::{
         claim,
@@ -407,7 +407,7 @@ pub(crate) async fn wake(
         queued: Notify::new(),
         signed: Notify::new(),
         book: std::sync::Mutex::new(book),
-        stale: true.into(),
+        policy_due: 1.into(),
         reading: AsyncMutex::new(()),
         head: std::sync::Mutex::new(None),
         booked: std::sync::Mutex::new(None),
@@ -623,6 +623,11 @@ async fn load_history(inner: &Inner) -> Result<(), StartError> {
             inner.book().replay(&row.agent, &facts, Outcome::Pending);
         }
     }
+    for (agent, facts, paid_in) in inner.store.newest_settled(book::NEWEST + 1).await? {
+        inner.book().remember(agent, facts, paid_in);
+    }
+    // Another daemon, or this one before, may have read events of blocks that the node does not have yet.
+    inner.read_policy_again(governance::followed(&inner.store).await?.unwrap_or_default());
     let since_ms = inner.clock.now_ms() - 26 * 3_600_000;
     let mut accepted = pin!(inner.store.accepted_since(since_ms, 1_000));
     while let Some(row) = accepted.try_next().await? {

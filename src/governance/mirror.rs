@@ -4,10 +4,7 @@
 //! counted for ever (agents' budgets, payees' caps) is read at the newest final block, and payments in
 //! later blocks are added as they are booked: none is counted twice or left out.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
-};
+use std::collections::{HashMap, HashSet};
 
 use alloy::{
     primitives::{Address, Bytes, U256},
@@ -66,13 +63,7 @@ fn cap(units: u64, off: u64) -> Option<Usdc> {
 /// [`super::refresh`].
 pub(crate) async fn reload(inner: &Inner) -> Result<(), EngineError> {
     let _turn = inner.reading.lock().await;
-    // Cleared first: what changes from here on is read the next time.
-    inner.stale.store(false, Ordering::Release);
-    let outcome = read_contract(inner).await;
-    if outcome.is_err() {
-        inner.stale.store(true, Ordering::Release);
-    }
-    outcome
+    read_contract(inner).await
 }
 
 /// What operators ordered frozen here: agents, and whether the whole wallet. Whichever comes first,
@@ -101,9 +92,10 @@ async fn totals(
     payees: &[Address],
 ) -> Result<Totals, EngineError> {
     let last = last_final(inner, head).await?;
+    let block = last.map_or(0, |last| last.height());
     // Before the wallet was there, nothing was counted.
-    let Some(last) = last.filter(|last| last.height() >= inner.config.chain.from_block) else {
-        return Ok(Totals::default());
+    let Some(last) = last.filter(|_| block >= inner.config.chain.from_block) else {
+        return Ok(Totals { block, ..Totals::default() });
     };
     let at = At::from(&last);
     let asked: Vec<_> =
@@ -122,7 +114,7 @@ async fn totals(
     });
     let paid = records.iter().map(|record| (units(record.spent), record.lastPaid.saturating_to()));
     Ok(Totals {
-        block: last.height(),
+        block,
         agents: agents.iter().copied().zip(spent).collect(),
         payees: payees.iter().copied().zip(paid).collect(),
     })
@@ -223,7 +215,7 @@ async fn read_contract(inner: &Inner) -> Result<(), EngineError> {
                 book.put_label(*payee, label);
             }
         }
-        book.totals_as_of(totals.block);
+        inner.read_policy_again(book.totals_as_of(totals.block));
         book.wallet.cap = u64::try_from(wallet_cap).ok().and_then(Usdc::from_units);
         book.wallet.frozen = frozen || all_ordered;
         book.threshold = threshold;

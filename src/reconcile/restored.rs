@@ -723,6 +723,9 @@ async fn book(
             book.settle(&payment.agent, &payment.facts(), payment.paid_in());
         }
     }
+    // The contract counted each part of an escrow against its own payee.
+    let last = plan.proven.iter().chain(&plan.found).filter_map(|payment| payment.block).max();
+    inner.read_policy_again(last.unwrap_or_default());
     inner.set_restored(Some(state));
     inner.queued.notify_one();
     Ok(())

@@ -144,10 +144,11 @@ impl StoreError {
         Self::Corrupt { column, value: value.to_string() }
     }
 
-    /// May it have happened all the same? Then nothing in memory can be trusted about it.
+    /// May it have happened all the same, now or when it was tried before? Then nothing in memory can be
+    /// trusted about it.
     #[must_use]
     pub const fn is_unknown_outcome(&self) -> bool {
-        matches!(self, Self::Unknown(_))
+        matches!(self, Self::Unknown(_) | Self::InDoubt)
     }
 
     /// Would the same, tried again now, have a good chance? Nothing happened, and the reason passes:

@@ -110,6 +110,22 @@ impl ItemRef {
     }
 }
 
+/// Both parts of it are read in an index's order, and no further than asked.
+const NEWEST_SETTLED: &str = "
+    SELECT agent_id, payee, amount, overrides, block, block_time_s FROM (
+      SELECT * FROM (
+        SELECT agent_id, payee, amount, overrides, block, block_time_s FROM payment
+          WHERE state = 'paid' ORDER BY block_time_s DESC LIMIT $1
+      ) AS paid
+      UNION ALL
+      SELECT * FROM (
+        SELECT agent_id, payee, amount, CAST(0 AS BIGINT), block, block_time_s FROM purchase
+          WHERE state = 'paid' AND payer_kind = 'erc7710' ORDER BY block_time_s DESC LIMIT $1
+      ) AS bought
+    ) AS newest
+    WHERE block IS NOT NULL AND block_time_s IS NOT NULL
+    ORDER BY block DESC, block_time_s DESC LIMIT $1";
+
 /// The longest step that the agent's day, the wallet's day and the agent's month consist of whole
 /// (6 hours, 8 hours, 7.5 days), in seconds.
 const STEP_S: i64 = 7_200;
@@ -403,6 +419,35 @@ impl Store {
         .bind(MONTH_STEP_S)
         .fetch(&self.readers)
         .map(move |row| read(row?))
+    }
+
+    /// Reads the newest `count` payments that are booked, purchases that the contract counts among them, in
+    /// the order of their blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn newest_settled(
+        &self,
+        count: usize,
+    ) -> Result<Vec<(AgentId, Facts, PaidIn)>, StoreError> {
+        let rows = sqlx::query(NEWEST_SETTLED)
+            .bind(i64::try_from(count).unwrap_or(i64::MAX))
+            .fetch_all(&self.readers)
+            .await?;
+        let read = |row: &AnyRow| {
+            let agent = parse("payment.agent_id", &row.try_get::<String, _>(0)?)?;
+            let facts = Facts {
+                payee: parse("payment.payee", &row.try_get::<String, _>(1)?)?,
+                amount: narrow_amount(row.try_get(2)?)?,
+                overrides: narrow("payment.overrides", row.try_get(3)?)?,
+            };
+            let paid_in = PaidIn {
+                block: unsigned("payment.block", row.try_get(4)?)?,
+                time_s: unsigned("payment.block_time_s", row.try_get(5)?)?,
+            };
+            Ok((agent, facts, paid_in))
+        };
+        rows.iter().rev().map(read).collect()
     }
 
     /// Adds up what each agent was ever paid for against its own caps (override bit 4 not set).

@@ -111,7 +111,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Freezes or unfreezes an agent in the daemon.
+    /// Freezes or unfreezes an agent in the daemon. That it is unfrozen, other daemons hear with the
+    /// policy's events.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -121,7 +122,9 @@ impl Tx {
             .bind(i64::from(frozen))
             .execute(&mut *self.inner)
             .await?;
-        self.say(if frozen { Word::Frozen(id.clone()) } else { Word::Policy });
+        if frozen {
+            self.say(Word::Frozen(id.clone()));
+        }
         Ok(())
     }
 

@@ -59,7 +59,10 @@ pub enum Word {
     /// An operator's order froze the wallet.
     WalletFrozen,
     /// The contract's policy changed, or what operators ordered did: it must be read again.
-    Policy,
+    Policy {
+        /// As of this block or a later one.
+        block: u64,
+    },
 }
 
 /// How far this daemon has listened.

@@ -36,7 +36,7 @@ use crate::{
     pulse,
     refusal::{Code, Refusal},
     rpc::{At, Head, RpcError},
-    store::{OpenTx, PaymentRow, StoreError, Tx},
+    store::{OpenTx, PaymentRow, StoreError, Tx, Word},
 };
 
 /// Transactions that may fail a payment before it is given up.
@@ -412,6 +412,11 @@ async fn finish(
     if let Some(ending) = settlement {
         ending.write(inner, &mut store, &open.tx, now_ms, &mut drafts).await?;
     }
+    // The contract counted each part of an escrow against its own payee: its records say so.
+    let shared_out = booked.settled.iter().any(|payment| payment.escrow.is_some());
+    if shared_out {
+        store.say(Word::Policy { block: block.height() });
+    }
     store.append_audit(&drafts, now_ms).await?;
     store.commit().await?;
     crash::at(Point::FinishCommitted);
@@ -444,9 +449,8 @@ async fn finish(
             inner.metrics.failed.inc();
         }
     }
-    if booked.settled.iter().any(|payment| payment.escrow.is_some()) {
-        // The contract counted each part of an escrow against its own payee: its records say so.
-        inner.stale.store(true, Ordering::Release);
+    if shared_out {
+        inner.read_policy_again(block.height());
     }
     if let Some(again) = again {
         inner.launch(again);

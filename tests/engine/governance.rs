@@ -185,6 +185,28 @@ async fn what_is_under_way_when_the_contract_is_read_counts_once() {
     world.judge().await;
 }
 
+/// What was booked above the block that is final to the next start: deeper confirmations are asked for, or
+/// its node is behind.
+#[tokio::test]
+async fn what_is_booked_above_the_final_block_counts_after_a_restart() {
+    let mut world = Plan::new().automine().start().await;
+    let paid = world.pay("borealis", "coldstore", "400", "booked").await;
+    world.until(&paid, State::Paid).await;
+    world.stop().await;
+    world.configure(|config| config.chain.confirmations = 12);
+    world.restart().await;
+    let client = world.agent("borealis");
+    let more = client.submit(&request("coldstore", "200.000001"), "more").await;
+    assert_eq!(more.code(), Code::PayeeCapExceeded);
+    let rest = world.pay("borealis", "coldstore", "200", "rest").await;
+    wait_for("it to be final", async || {
+        world.chain.mine().await;
+        (client.payment(rest.id).await.unwrap().state == State::Paid).then_some(())
+    })
+    .await;
+    world.judge().await;
+}
+
 #[tokio::test]
 async fn a_proposal_is_withdrawn_before_and_after_it_is_on_chain() {
     let world = Plan::new().start().await;
