@@ -89,7 +89,8 @@ pub struct ChainConfig {
     /// Block the wallet was deployed in: policy events are read from here.
     #[serde(default)]
     pub from_block: u64,
-    /// Blocks on top of a payment's own, itself included, before it is final: 1 to 1,000.
+    /// Blocks on top of a payment's own, itself included, before it is final: 1 to 1,000. The node must hold
+    /// the state of that many blocks; many keep 128.
     pub confirmations: u64,
     /// Seconds a block's time may be ahead of this host's clock and still be believed.
     #[serde(default = "default_clock_drift_s")]

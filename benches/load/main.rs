@@ -33,10 +33,10 @@ mod postgres;
 #[expect(clippy::unwrap_used, dead_code, reason = "half of a proxy is needed")]
 mod wire;
 
-use std::{collections::BTreeMap, fs, io::Write as _, net::TcpListener, path::Path, time::Instant};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
-use bursar::devnet::{Devnet, Options};
+use bursar::devnet::{Devnet, Options, free_port};
 use serde_json::json;
 
 use payments::{Payments, Size};
@@ -77,7 +77,7 @@ async fn bench() -> Result<()> {
         gas::report(&mut figures)?;
     }
     if measures("paywall") || measures("payments") {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let options = Options {
             port: 0,
             dir: work.path().join("devnet"),

@@ -5,7 +5,11 @@
 //! call; many at once show how many calls a second go through. Free and paid calls take turns, so that
 //! both meet the same machine.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use alloy::{
     primitives::{Address, B256, Bytes, U256},
@@ -20,7 +24,7 @@ use bursar::{
         hub::{self, ERC3009_COLLECTOR, HUB, Hub, IChannelHub},
         token::{ReceiveWithAuthorization, token_domain},
     },
-    devnet::Manifest,
+    devnet::{Manifest, free_port},
     money::Usdc,
     rpc::Rpc,
     store::Store,
@@ -199,7 +203,7 @@ struct Channel {
 
 impl Stall {
     async fn open(manifest: &Manifest, work: &Path) -> Result<Self> {
-        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let prices = work.join("prices.toml");
         std::fs::write(
             &prices,

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, TcpListener},
     path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use bursar::{config::Config, devnet::Manifest, store::Store};
+use bursar::{
+    config::Config,
+    devnet::{Manifest, free_port},
+    store::Store,
+};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
@@ -175,11 +178,6 @@ pub fn check(bursar: &Path, args: &[&str]) -> anyhow::Result<()> {
     println!("\n$ bursar {}", args.join(" "));
     let status = Command::new(bursar).args(args).status()?;
     if status.success() { Ok(()) } else { bail!("`bursar {}` failed: {status}", args.join(" ")) }
-}
-
-/// A port that nobody listens on.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// One bar an agent on a terminal, a line now and then elsewhere.

@@ -30,7 +30,7 @@ use bursar::{
     cli::table::table,
     client::{AgentClient, ClientError},
     contract::{IUsdc, hub},
-    devnet::Manifest,
+    devnet::{Manifest, free_port},
     keys::read_agent_key,
     money::Usdc,
     refusal::Code,
@@ -43,7 +43,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::conduct::{check, free_port};
+use crate::conduct::check;
 
 /// Who calls ten thousand times, who is stuck, who buys elsewhere.
 const CALLER: &str = "atlas";
@@ -266,6 +266,12 @@ impl Stage<'_> {
     /// A server that others wrote is paid out of the wallet itself, by its own word.
     async fn elsewhere(&self) -> anyhow::Result<()> {
         println!("\n{GUEST} buys from a server made with @x402/express, out of the wallet\n");
+        // Coupons are good within an hour: at its end there is too little of it left.
+        let left = 3_600 - jiff::Timestamp::now().as_second().rem_euclid(3_600).unsigned_abs();
+        if left < 60 {
+            println!("  in {left} s the next hour's coupons are good: waiting\n");
+            tokio::time::sleep(Duration::from_secs(left + 1)).await;
+        }
         let payee = self.payee(OTHER)?;
         let before = self.usdc_of(payee).await?;
         let mut other = Other::open(self.devnet, &self.node, payee).await?;

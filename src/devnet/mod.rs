@@ -8,6 +8,7 @@ mod profile;
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +51,23 @@ impl Default for Options {
             daemon_port: 8402,
         }
     }
+}
+
+/// Draws a port of 127.0.0.1 for a server that starts later. Not one of those that systems hand out by
+/// themselves (from 32768): another server, or a connection, could get it first and answer in its place.
+///
+/// # Errors
+/// What the last port tried said, if none of a thousand is free.
+pub fn free_port() -> io::Result<u16> {
+    let mut failed = io::ErrorKind::AddrInUse.into();
+    for _ in 0..1_000 {
+        let port = 10_000 + rand::random::<u16>() % 20_000;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// A running devnet. Dropping it ends the chain; its files stay.

@@ -5,9 +5,10 @@ use std::{fs, path::PathBuf};
 use bursar::{
     client::{AgentClient, OperatorClient},
     config::Config,
+    devnet::free_port,
 };
 
-use super::{Daemon, World, daemon::Environment, world::free_port};
+use super::{Daemon, World, daemon::Environment};
 
 /// A daemon of its own configuration, address and files, on the store, the chain and the seed of a
 /// world.
@@ -29,7 +30,7 @@ impl Twin {
     pub async fn start_with(world: &World, name: &str, env: Environment) -> Self {
         let mut config: Config =
             toml::from_str(&fs::read_to_string(&world.card.config).unwrap()).unwrap();
-        config.listen.set_port(free_port());
+        config.listen.set_port(free_port().unwrap());
         let api = format!("http://{}", config.listen);
         config.public_origin.clone_from(&api);
         config.audit_anchors = PathBuf::from(format!("{name}.anchors"));

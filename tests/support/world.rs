@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -19,7 +18,7 @@ use bursar::{
     clock::Clock,
     config::Config,
     contract::Names,
-    devnet::{BlockTime, Devnet, Manifest, Options, ProfileName},
+    devnet::{BlockTime, Devnet, Manifest, Options, ProfileName, free_port},
     keys::{Keys, Passphrase, PassphraseArgs, operator},
     payment::{Context, PaymentId, PaymentRequest, State},
     refusal::Code,
@@ -161,14 +160,6 @@ pub fn request(payee: &str, amount: &str) -> PaymentRequest {
     }
 }
 
-/// A port for a daemon that starts later. Not one of those that systems hand out by themselves: another
-/// test's server, or a connection, could get it first, and answer in the daemon's place.
-pub(super) fn free_port() -> u16 {
-    let drawn = std::iter::repeat_with(|| 10_000 + rand::random::<u16>() % 20_000);
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    drawn.take(1_000).find(is_free).expect("a free port")
-}
-
 fn passphrase(file: &std::path::Path) -> Passphrase {
     let args = PassphraseArgs { passphrase_fd: None, passphrase_file: Some(file.to_owned()) };
     args.read("").unwrap()
@@ -182,7 +173,7 @@ impl World {
             port: 0,
             dir: dir.path().join("net"),
             block_time: Some(plan.block_time),
-            daemon_port: free_port(),
+            daemon_port: free_port().unwrap(),
             ..Options::default()
         })
         .await

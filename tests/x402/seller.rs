@@ -2,7 +2,6 @@
 //! payments get nothing more, and a kill between any two steps neither charges nor serves twice.
 
 use std::{
-    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +11,10 @@ use std::{
 
 use alloy::signers::local::PrivateKeySigner;
 use axum::{Router, extract::Request, http::StatusCode};
-use bursar::x402::{self, PaymentPayload, PaymentRequired, exact::Authorization};
+use bursar::{
+    devnet::free_port,
+    x402::{self, PaymentPayload, PaymentRequired, exact::Authorization},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -64,8 +66,8 @@ impl Shop {
     }
 
     fn of(behind: &str, made: Arc<AtomicU64>) -> Self {
-        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { url: format!("http://{listen}"), behind: behind.to_owned(), made }
+        let port = free_port().unwrap();
+        Self { url: format!("http://127.0.0.1:{port}"), behind: behind.to_owned(), made }
     }
 
     /// Another paywall before the same upstream.
