@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result};
 use crate::table::{Figures, Series};
 
 /// Rows of the report, their names in the file, what is aimed at.
-const ROWS: [(&str, &str, &str); 7] = [
+const ROWS: [(&str, &str, &str); 9] = [
     ("claiming 1, packed", "channel claim of 1, packed, per channel", ""),
     ("claiming 10, packed", "channel claim of 10, packed, per channel", ""),
     ("claiming 100, packed", "channel claim of 100, packed, per channel", "<= 15,000"),
     ("claiming 100, x402's rows", "channel claim of 100, x402's rows, per channel", ""),
+    ("claiming and paying out 1", "channel claimAndSettle of 1, per channel", ""),
+    ("claiming and paying out 10", "channel claimAndSettle of 10, per channel", ""),
     ("claiming and paying out 100", "channel claimAndSettle of 100, per channel", ""),
     ("payout alone, for all channels", "channel settle", ""),
     ("funding by the wallet, a new channel", "fundChannel, a new channel, day + wallet", ""),
