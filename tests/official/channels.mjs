@@ -1,6 +1,7 @@
 // Channels (x402 batch-settlement): `kind` is "seller" (@x402/express) or "buyer" (@x402/fetch).
-// First line: {kind, rpc, chainId, usdc, key, name?, version?}, of a seller {facilitator, payTo, price} too;
-// `key` is a buyer's, and the receiverAuthorizer of a seller. A seller answers {url}, a buyer {address}.
+// First line: {kind, rpc, chainId, usdc, key, name?, version?}, of a seller {payTo, price, facilitator?} too;
+// `key` is a buyer's, and the receiverAuthorizer of a seller; without `facilitator` (a URL) it also pays the
+// gas of the official one in this process. A seller answers {url}, a buyer {address}.
 // A seller's commands: {claim: true} claims every voucher and has it paid out, {} says {handled}.
 // A buyer's: {url} buys once, answered like buyer.mjs; {url, refund: true} asks for what is left.
 import { createServer } from "node:http";
@@ -13,6 +14,7 @@ import { BatchSettlementEvmScheme as Client } from "@x402/evm/batch-settlement/c
 import express from "express";
 import { paymentMiddleware } from "@x402/express";
 import { wrapFetchWithPaymentFromConfig } from "@x402/fetch";
+import { local } from "./facilitator.mjs";
 import { chainOf, noting, serve, told } from "./lines.mjs";
 
 serve((config) => kinds[config.kind](config));
@@ -21,7 +23,9 @@ const kinds = {
   async seller(config) {
     const { chainId, usdc, payTo, price, name = "USDC", version = "2" } = config;
     const network = `eip155:${chainId}`;
-    const facilitator = new HTTPFacilitatorClient({ url: config.facilitator });
+    const facilitator = config.facilitator
+      ? new HTTPFacilitatorClient({ url: config.facilitator })
+      : local(config);
     const receiverAuthorizerSigner = privateKeyToAccount(config.key);
     const scheme = new Server(payTo, { receiverAuthorizerSigner, withdrawDelay: 900 });
     const server = new x402ResourceServer(facilitator).register(network, scheme);

@@ -12,12 +12,7 @@
 //   slow_ms: pause before a settlement
 import { createServer } from "node:http";
 import { once } from "node:events";
-import { createWalletClient, http, publicActions } from "viem";
-import { privateKeyToAccount } from "viem/accounts";
-import { x402Facilitator } from "@x402/core/facilitator";
 import { HTTPFacilitatorClient, x402ResourceServer } from "@x402/core/server";
-import { toFacilitatorEvmSigner } from "@x402/evm";
-import { ExactEvmScheme as ExactFacilitator } from "@x402/evm/exact/facilitator";
 import { ExactEvmScheme as ExactServer } from "@x402/evm/exact/server";
 import express from "express";
 import { paymentMiddleware as expressPayments } from "@x402/express";
@@ -26,7 +21,8 @@ import { getRequestListener } from "@hono/node-server";
 import { paymentMiddleware as honoPayments } from "@x402/hono";
 import { Mppx } from "mppx/server";
 import { evm } from "mppx/evm/server";
-import { chainOf, serve } from "./lines.mjs";
+import { local } from "./facilitator.mjs";
+import { serve } from "./lines.mjs";
 
 serve(async (config) => {
   const state = { set: {}, seen: { handled: 0, verified: 0, settled: 0, settlements: [] } };
@@ -46,21 +42,6 @@ serve(async (config) => {
 });
 
 const network = ({ chainId }) => `eip155:${chainId}`;
-
-/** The official facilitator in this process. */
-function local(config) {
-  const account = privateKeyToAccount(config.key);
-  const chain = chainOf(config);
-  const wallet = createWalletClient({ account, chain, transport: http(), pollingInterval: 50 });
-  const client = wallet.extend(publicActions);
-  const signer = toFacilitatorEvmSigner({ ...client, address: account.address });
-  const official = new x402Facilitator().register(network(config), new ExactFacilitator(signer));
-  return {
-    verify: (payload, requirements) => official.verify(payload, requirements),
-    settle: (payload, requirements) => official.settle(payload, requirements),
-    getSupported: async () => official.getSupported(),
-  };
-}
 
 function remote({ facilitator }) {
   return new HTTPFacilitatorClient({ url: facilitator });

@@ -4,6 +4,7 @@ use alloy::{
     primitives::{Address, B256, Bytes, U256},
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bursar::{
     contract::{
         self,
@@ -323,15 +324,19 @@ async fn what_is_wrong_with_a_channel_is_said_by_its_name() {
     world.judge().await;
 }
 
-#[tokio::test]
-async fn official_buyers_and_sellers_keep_their_channels_here() {
-    let world = Plan::new().start().await;
+/// The official buyer and seller, at the hub, by our facilitator or by the official one.
+async fn official_channels(world: World, ours: bool) {
     let desk = Desk::of(&world);
     let (key, payee) = (payer(&world).await, PrivateKeySigner::random().address());
-    let mut selling = Official::config(&world, "seller", &PrivateKeySigner::random());
-    selling["facilitator"] = json!(desk.url());
+    let sells = PrivateKeySigner::random();
+    let mut selling = Official::config(&world, "seller", &sells);
     selling["payTo"] = json!(payee.to_string());
     selling["price"] = json!("1000");
+    if ours {
+        selling["facilitator"] = json!(desk.url());
+    } else {
+        world.chain.rpc("anvil_setBalance", json!([sells.address(), "0xde0b6b3a7640000"])).await;
+    }
     let (seller, buyer) = tokio::join!(
         Official::start("channels.mjs", selling),
         Official::start("channels.mjs", Official::config(&world, "buyer", &key)),
@@ -340,8 +345,14 @@ async fn official_buyers_and_sellers_keep_their_channels_here() {
         let answer = buyer.ask(json!({ "url": seller.url() })).await;
         assert_eq!(answer["status"], 200, "{answer}");
         assert_eq!(answer["body"], json!({ "sold": n }).to_string());
+        let told = answer["headers"]["payment-response"].as_str().unwrap();
+        let told: Value = serde_json::from_slice(&BASE64_STANDARD.decode(told).unwrap()).unwrap();
+        assert_eq!(told["success"], true, "{told}");
+        let channel = &told["extra"]["channelState"];
+        assert_eq!(channel["chargedCumulativeAmount"], json!((n * 1_000).to_string()), "{told}");
     }
-    assert_eq!(desk.sent().await, 1, "one deposit for five calls");
+    let by_desk = |ours_sent: u64| if ours { ours_sent } else { 0 };
+    assert_eq!(desk.sent().await, by_desk(1), "one deposit for five calls");
     let deposited = 1_000_000 - world.chain.usdc_of(key.address()).await;
     assert_eq!(world.chain.usdc_of(HUB).await, deposited);
     let claimed = seller.ask(json!({ "claim": true })).await;
@@ -356,4 +367,20 @@ async fn official_buyers_and_sellers_keep_their_channels_here() {
     assert_eq!(world.chain.usdc_of(key.address()).await, 994_000);
     assert_eq!(world.chain.usdc_of(HUB).await, 1_000);
     world.judge().await;
+}
+
+#[tokio::test]
+async fn official_buyers_and_sellers_keep_their_channels_here() {
+    official_channels(Plan::new().start().await, true).await;
+}
+
+#[tokio::test]
+async fn official_buyers_and_sellers_keep_their_channels_here_on_the_twin() {
+    official_channels(Plan::new().twin().start().await, true).await;
+}
+
+/// Nothing of ours is between them but the hub.
+#[tokio::test]
+async fn the_official_facilitator_settles_channels_at_our_hub() {
+    official_channels(Plan::new().start().await, false).await;
 }
