@@ -269,3 +269,72 @@ pub(super) fn headers(
     );
     Ok(vec![(name, value), (METADATA, HeaderValue::from_str(&metadata).map_err(fault)?)])
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::{
+        buyer::{offer, web::Reply},
+        mpp::{Challenge, ChargeRequest},
+    };
+
+    const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+    const WALLET: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+    const OTHER: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
+
+    fn chain(chain_id: u64, wallet: &str) -> ChainConfig {
+        let all = json!({
+            "rpc": [], "chain_id": chain_id, "wallet": wallet, "usdc": USDC, "confirmations": 1,
+        });
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn offered(amount: &str, pay_to: &str) -> Offer {
+        let accepts = json!([{
+            "scheme": "exact", "network": "eip155:84532", "amount": amount, "asset": USDC,
+            "payTo": pay_to, "maxTimeoutSeconds": 60, "extra": { "name": "USDC", "version": "2" },
+        }]);
+        let text = x402::encode(&json!({ "x402Version": 2, "accepts": accepts })).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("payment-required", text.parse().unwrap());
+        let reply = Reply { status: 402, headers, body: Vec::new(), truncated: false };
+        offer::read(&reply, 1_900_000_000).offers.remove(0)
+    }
+
+    #[test]
+    fn a_purchase_has_one_nonce_and_whatever_is_another_has_another() {
+        let (ember, atlas): (AgentId, AgentId) =
+            ("ember".parse().unwrap(), "atlas".parse().unwrap());
+        let (ours, asked) = (chain(84_532, WALLET), B256::repeat_byte(1));
+        let one = || nonce(&ours, &ember, "key", asked, &offered("500", OTHER));
+        assert_eq!(one(), one());
+        let mut all = vec![
+            one(),
+            nonce(&chain(8_453, WALLET), &ember, "key", asked, &offered("500", OTHER)),
+            nonce(&chain(84_532, OTHER), &ember, "key", asked, &offered("500", OTHER)),
+            nonce(&ours, &atlas, "key", asked, &offered("500", OTHER)),
+            nonce(&ours, &ember, "key-2", asked, &offered("500", OTHER)),
+            nonce(&ours, &ember, "key", B256::repeat_byte(2), &offered("500", OTHER)),
+            nonce(&ours, &ember, "key", asked, &offered("501", OTHER)),
+            nonce(&ours, &ember, "key", asked, &offered("500", WALLET)),
+        ];
+        // MPP fixes it by the challenge, which is another each time.
+        let request =
+            ChargeRequest::new(500, USDC.parse().unwrap(), OTHER.parse().unwrap(), 84_532);
+        for id in ["first", "second"] {
+            let mut challenge = Challenge::new("realm", "evm", "charge", &request).unwrap();
+            challenge.id = id.to_owned();
+            let wire = Wire::Mpp(Box::new(challenge.clone()));
+            let offer = Offer { wire, ..offered("500", OTHER) };
+            let got = nonce(&ours, &ember, "key", asked, &offer);
+            assert_eq!(got, challenge.nonce());
+            all.push(got);
+        }
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}
