@@ -148,6 +148,18 @@ pub(crate) async fn ask_for(
     }
 }
 
+/// Would a rule refuse now what [`ask_for`] asks for?
+///
+/// # Errors
+/// The rule that would.
+pub(crate) fn allows(inner: &Inner, agent: &AgentId, request: &Request) -> Result<(), Refusal> {
+    let judgement = judge(&inner.book(), agent, request, false, inner.now_s());
+    match judgement.ok_or_else(|| unknown_agent(agent))?.decision {
+        Decision::Deny(refusal) => Err(refusal),
+        Decision::Allow | Decision::Ask { .. } => Ok(()),
+    }
+}
+
 /// Reads a request: amounts, texts, payee.
 ///
 /// # Errors

@@ -449,8 +449,8 @@ impl Refusals {
                 kind: AlertKind::Seller,
                 subject: host.clone(),
                 detail: format!(
-                    "the seller at {host} {}; nothing was paid for that: look at it before an agent \
-                     buys there again, or take it off the agents' `hosts`",
+                    "the seller at {host} {}: look at it before an agent buys there again, or take \
+                     it off the agents' `hosts`",
                     what.join("; it ")
                 ),
                 data: json!({ "host": host, "times": times, "quiet_after_s": span }),

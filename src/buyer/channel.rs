@@ -135,6 +135,12 @@ fn not_now(channel: B256, why: NotPaid) -> Refusal {
         .hint("send the same request with the same Idempotency-Key again")
 }
 
+/// A deposit that is refused, as its caller is told.
+fn not_funded(mut refusal: Refusal) -> Refusal {
+    refusal.detail = format!("the agent's channel cannot be funded: {}", refusal.detail);
+    refusal
+}
+
 /// One agent's way to one seller.
 pub(super) struct Way<'a> {
     pub inner: &'a Inner,
@@ -145,13 +151,38 @@ pub(super) struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// Can a channel pay `price`, as far as that is known before one is asked for: is one open that has
+    /// the room or is being filled, or would the deposit that it takes be allowed?
+    ///
+    /// # Errors
+    /// Why not; `unavailable` where it is not known.
+    pub(super) async fn possible(&self, price: Usdc, limits: &FetchLimits) -> Result<(), Refusal> {
+        let wanted = self.wanted()?;
+        let purse = self.open(&wanted).await?;
+        let short = match &purse {
+            Some(purse) => match purse.next(price) {
+                Err(NotPaid::Short(short)) => short,
+                Ok(_) | Err(NotPaid::Closing) => return Ok(()),
+            },
+            None => price,
+        };
+        let deposit = self.wants(purse.as_ref(), &wanted, short, limits).await?;
+        deposit.map_or(Ok(()), |request| {
+            intake::allows(self.inner, self.agent, &request).map_err(not_funded)
+        })
+    }
+
+    fn wanted(&self) -> Result<Wanted, Refusal> {
+        let offer = requirements(self.offer).ok_or_else(|| fault("not an offer of x402 v2"))?;
+        wanted(offer).map_err(fault)
+    }
+
     /// Finds a channel with room for `price`, or funds one and waits for it.
     ///
     /// # Errors
     /// A rule refuses the deposit, or it is not there yet: ask again.
     pub(super) async fn ready(&self, price: Usdc, limits: &FetchLimits) -> Result<B256, Refusal> {
-        let offer = requirements(self.offer).ok_or_else(|| fault("not an offer of x402 v2"))?;
-        let wanted = wanted(offer).map_err(fault)?;
+        let wanted = self.wanted()?;
         let until = Instant::now() + WAIT;
         let mut asked = false;
         loop {
@@ -178,10 +209,9 @@ impl Way<'_> {
         }
     }
 
-    /// Reads the agent's open channel of this kind, as the chain has it now if it lacks money.
-    async fn find(&self, wanted: &Wanted, price: Usdc) -> Result<Option<PurseRow>, Refusal> {
-        let inner = self.inner;
-        let all = inner.store.purses_to(self.agent, self.terms.pay_to).await?;
+    /// Reads the agent's open channel of this kind.
+    async fn open(&self, wanted: &Wanted) -> Result<Option<PurseRow>, Refusal> {
+        let all = self.inner.store.purses_to(self.agent, self.terms.pay_to).await?;
         let fits = |purse: &PurseRow| {
             purse.state == PurseState::Open
                 && purse.chain.withdraw_since_s.is_none()
@@ -189,7 +219,13 @@ impl Way<'_> {
                 && purse.config.withdraw_delay == wanted.delay
                 && purse.config.token == self.terms.asset
         };
-        let Some(mut purse) = all.into_iter().find(fits) else { return Ok(None) };
+        Ok(all.into_iter().find(fits))
+    }
+
+    /// The same, as the chain has it now if it lacks money.
+    async fn find(&self, wanted: &Wanted, price: Usdc) -> Result<Option<PurseRow>, Refusal> {
+        let inner = self.inner;
+        let Some(mut purse) = self.open(wanted).await? else { return Ok(None) };
         if let (Err(NotPaid::Short(_)), Some(meters)) = (purse.next(price), &inner.meters) {
             let hub = meters.hub().address();
             let chain = on_chain::read(inner, hub, &[purse.id])
@@ -218,11 +254,23 @@ impl Way<'_> {
         short: Usdc,
         limits: &FetchLimits,
     ) -> Result<(), Refusal> {
+        let Some(request) = self.wants(purse, wanted, short, limits).await? else { return Ok(()) };
+        intake::ask_for(self.inner, self.agent, "channel", request).await.map_err(not_funded)
+    }
+
+    /// Makes the payment that funds a channel; `None` if one is on its way.
+    async fn wants(
+        &self,
+        purse: Option<&PurseRow>,
+        wanted: &Wanted,
+        short: Usdc,
+        limits: &FetchLimits,
+    ) -> Result<Option<intake::Request>, Refusal> {
         let (inner, agent) = (self.inner, self.agent);
         let config = match purse {
             Some(purse) => {
                 if inner.store.is_funding(purse.id).await? {
-                    return Ok(());
+                    return Ok(None);
                 }
                 purse.config
             }
@@ -259,10 +307,7 @@ impl Way<'_> {
         };
         let mut request = intake::read(inner, &request)?;
         request.channel = Some(Box::new(config));
-        intake::ask_for(inner, agent, "channel", request).await.map_err(|mut refusal| {
-            refusal.detail = format!("the agent's channel cannot be funded: {}", refusal.detail);
-            refusal
-        })
+        Ok(Some(request))
     }
 
     /// Does the wallet's contract let this authorizer claim? A receiver that claims for itself needs no

@@ -1,6 +1,6 @@
 //! Which offer is taken: each is judged, the cheapest that passes is paid.
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 
 use super::{
     OfferView, PayerKind,
@@ -18,6 +18,9 @@ use crate::{
     x402::{self, Requirements, Terms, exact},
 };
 
+/// The rule that refuses another payee than before.
+pub(super) const OTHER_PAYEE: &str = "offer.payee";
+
 /// What an offer that passes is paid with.
 #[derive(Clone, Debug)]
 pub(super) struct Passed {
@@ -25,6 +28,8 @@ pub(super) struct Passed {
     pub price: Usdc,
     /// Who can pay it, the best first; never empty.
     pub payers: Vec<PayerKind>,
+    /// Who was paid at this host before, where the payee never was.
+    pub before: Option<Address>,
 }
 
 /// An offer and what was thought of it.
@@ -32,6 +37,18 @@ pub(super) struct Passed {
 pub(super) struct Judged {
     pub offer: Offer,
     pub verdict: Result<Passed, Refusal>,
+}
+
+impl Judged {
+    /// Takes away the payer that comes first, which refused; with the last one the offer is refused.
+    pub(super) fn pass_over(&mut self, why: &Refusal) {
+        if let Ok(passed) = &mut self.verdict {
+            passed.payers = passed.payers.split_off(1.min(passed.payers.len()));
+            if passed.payers.is_empty() {
+                self.verdict = Err(why.clone());
+            }
+        }
+    }
 }
 
 /// What offers are held against.
@@ -124,9 +141,16 @@ impl Bench<'_> {
         if let Some(quote) = self.asked.quote
             && quote != offer.quote
         {
-            let detail = "it is not the offer that was quoted";
+            let (rule, detail) = match self.quoted_payee(offer, quote) {
+                Some(payee) => {
+                    let detail =
+                        format!("the offer that was quoted pays {payee}, this one another");
+                    (OTHER_PAYEE, detail)
+                }
+                None => ("quote", "it is not the offer that was quoted".to_owned()),
+            };
             return Err(Refusal::new(Code::OfferChanged, detail)
-                .rule("quote")
+                .rule(rule)
                 .hint("inspect the URL again, and decide anew"));
         }
         if let Some(most) = self.asked.max_price
@@ -159,7 +183,13 @@ impl Bench<'_> {
             };
             return no("payer", detail);
         }
-        Ok(Passed { terms, price, payers })
+        Ok(Passed { terms, price, payers, before: None })
+    }
+
+    /// Finds the registered payee of an offer that was quoted, where this one differs from it in nothing
+    /// but its payee.
+    fn quoted_payee(&self, offer: &Offer, quote: B256) -> Option<Address> {
+        self.book.payees.keys().copied().find(|payee| offer.quote_to(*payee) == Some(quote))
     }
 
     /// Who can pay it. The wallet itself comes first: its limits are on chain, and a float is money
@@ -195,13 +225,17 @@ fn no<T>(rule: &str, detail: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(Code::NoOffer, detail).rule(rule))
 }
 
-/// Lists the offers that pass, the cheapest first; of equals a channel, then the first one offered.
-pub(super) fn by_price(judged: &[Judged]) -> Vec<(&Offer, &Passed)> {
-    let mut passed: Vec<_> =
-        judged.iter().filter_map(|one| Some((&one.offer, one.verdict.as_ref().ok()?))).collect();
-    // Of equals a channel, where there may be one: the next call is a signature.
-    passed.sort_by_key(|(offer, passed)| (passed.price, !offer.wire.is_channel()));
-    passed
+/// Lists the offers that pass by their place, the cheapest first; of equals a channel, then the first one
+/// offered.
+pub(super) fn by_price(judged: &[Judged]) -> Vec<usize> {
+    let rank = |(place, one): (usize, &Judged)| {
+        let passed = one.verdict.as_ref().ok()?;
+        // Of equals a channel, where there may be one: the next call is a signature.
+        Some((passed.price, !one.offer.wire.is_channel(), place))
+    };
+    let mut passed: Vec<_> = judged.iter().enumerate().filter_map(rank).collect();
+    passed.sort_unstable();
+    passed.into_iter().map(|(.., place)| place).collect()
 }
 
 /// Says why none of the offers is taken.
@@ -210,14 +244,19 @@ pub(super) fn refusal(judged: &[Judged]) -> Refusal {
         let refusal = one.verdict.as_ref().err()?;
         Some((&one.offer, refusal))
     });
-    // What a policy or the caller refused says more than what could not be used at all.
+    // What a policy or the caller refused says more than what could not be used at all, and another payee
+    // more than anything.
     let best = refused
         .clone()
-        .find(|(_, refusal)| refusal.code != Code::NoOffer)
+        .find(|(_, refusal)| refusal.rule.as_deref() == Some(OTHER_PAYEE))
+        .or_else(|| refused.clone().find(|(_, refusal)| refusal.code != Code::NoOffer))
         .or_else(|| refused.next());
     let Some((_, first)) = best else {
         return Refusal::new(Code::NoOffer, "the seller asks for payment and offers no way to pay")
-            .hint("it may speak a protocol that is not known here: x402 v2 and v1 are");
+            .hint(
+                "it may speak a protocol that is not known here: x402 v2 (exact, batch-settlement) and \
+                 v1 (exact), and MPP (evm/charge) are",
+            );
     };
     let mut first = first.clone();
     if judged.len() > 1 {
@@ -237,11 +276,12 @@ pub(super) fn refusal(judged: &[Judged]) -> Refusal {
     first
 }
 
-/// Shows the offers; `chosen` is the quote of the one that is taken.
-pub(super) fn views(judged: &[Judged], chosen: Option<B256>) -> Vec<OfferView> {
+/// Shows the offers; `chosen` is the place of the one that is taken.
+pub(super) fn views(judged: &[Judged], chosen: Option<usize>) -> Vec<OfferView> {
     judged
         .iter()
-        .map(|Judged { offer, verdict }| {
+        .enumerate()
+        .map(|(place, Judged { offer, verdict })| {
             let passed = verdict.as_ref().ok();
             OfferView {
                 protocol: offer.wire.protocol().to_owned(),
@@ -252,7 +292,7 @@ pub(super) fn views(judged: &[Judged], chosen: Option<B256>) -> Vec<OfferView> {
                 pay_to: offer.pay_to.clone(),
                 quote: offer.quote,
                 payer: passed.and_then(|passed| passed.payers.first().copied()),
-                chosen: passed.is_some() && chosen == Some(offer.quote),
+                chosen: chosen == Some(place),
                 refusal: verdict.as_ref().err().cloned(),
             }
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloy::primitives::{B256, U256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -105,23 +105,15 @@ impl Offer {
             .unwrap_or_else(|| text("maxAmountRequired"));
         // By value where it can be read, so that a quote survives another spelling.
         let quote = match &terms {
-            Ok(terms) => json!([
-                wire.protocol(),
-                accepted.scheme(),
-                terms.chain_id,
-                terms.asset,
-                terms.amount.to_string(),
-                terms.pay_to,
-                exact::transfer_method(accepted),
-            ]),
-            Err(_) => json!([
+            Ok(terms) => quote_x402(&wire, accepted, terms, terms.pay_to),
+            Err(_) => named(&json!([
                 wire.protocol(),
                 accepted.scheme(),
                 accepted.network(),
                 asset,
                 price,
                 pay_to
-            ]),
+            ])),
         };
         Self {
             scheme: shown(accepted.scheme()),
@@ -131,9 +123,23 @@ impl Offer {
             pay_to,
             terms,
             resource_host: resource.and_then(host_of),
-            quote: keccak256(quote.to_string()),
+            quote,
             wire,
         }
+    }
+
+    /// Returns the quote of the same offer to another payee; `None` where it cannot be read.
+    pub(super) fn quote_to(&self, payee: Address) -> Option<B256> {
+        let terms = self.terms.as_ref().ok()?;
+        Some(match &self.wire {
+            Wire::V2(_, accepted) | Wire::V1(accepted) => {
+                quote_x402(&self.wire, accepted, terms, payee)
+            }
+            Wire::Mpp(_) => {
+                let asks = [&self.scheme, &self.network, &self.asset, &self.price];
+                quote_mpp(asks, &payee.to_string())
+            }
+        })
     }
 
     fn mpp(challenge: Challenge, now_s: u64) -> Self {
@@ -153,7 +159,7 @@ impl Offer {
         };
         let scheme = shown(&format!("{}/{}", challenge.method, challenge.intent));
         // Its id is another each time; what it asks for is not.
-        let quote = keccak256(json!(["mpp", scheme, chain, asset, price, pay_to]).to_string());
+        let quote = quote_mpp([&scheme, &chain, &asset, &price], &pay_to);
         Self {
             wire: Wire::Mpp(Box::new(challenge)),
             scheme,
@@ -166,6 +172,26 @@ impl Offer {
             quote,
         }
     }
+}
+
+fn named(asks: &Value) -> B256 {
+    keccak256(asks.to_string())
+}
+
+fn quote_x402(wire: &Wire, accepted: &Requirements, terms: &Terms, payee: Address) -> B256 {
+    named(&json!([
+        wire.protocol(),
+        accepted.scheme(),
+        terms.chain_id,
+        terms.asset,
+        terms.amount.to_string(),
+        payee,
+        exact::transfer_method(accepted),
+    ]))
+}
+
+fn quote_mpp([scheme, chain, asset, price]: [&String; 4], payee: &str) -> B256 {
+    named(&json!(["mpp", scheme, chain, asset, price, payee]))
 }
 
 /// Reads what an MPP challenge asks for.
@@ -306,6 +332,13 @@ mod tests {
             other[key] = json!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC");
             assert_ne!(of(other), of(offer("10000")), "{key}");
         }
+        // The quote of the same offer to another payee is known without having seen that.
+        let mut moved = offer("10000");
+        moved["payTo"] = json!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC");
+        let v2 = json!({ "x402Version": 2, "accepts": [moved] });
+        let moved = read_now(&reply(Some(&v2), &json!({}))).offers.remove(0);
+        assert_eq!(moved.quote_to(PAY_TO.parse().unwrap()), Some(of(offer("10000"))));
+        assert_ne!(moved.quote_to(PAY_TO.parse().unwrap()), Some(of(offer("10001"))));
     }
 
     #[test]

@@ -1,21 +1,21 @@
 //! One call from beginning to end, and from wherever an earlier try of it ended.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use alloy::{primitives::B256, signers::local::PrivateKeySigner, sol_types::SolCall as _};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard, Semaphore};
 
 use super::{
     FetchRequest, FetchView, PayerKind, PurchaseState,
     breaker::{Breaker, Place},
     call::Asked,
     channel::{Lanes, Way},
-    choose::{self, Bench, Judged, Passed},
+    choose::{self, Bench, Judged, OTHER_PAYEE, Passed},
     float,
     odd::Odd,
     offer::{self, Offer, Quote},
@@ -202,6 +202,9 @@ impl Purchase<'_> {
         self.inner.count_denied(refusal.code);
         let kind = match refusal.code {
             Code::OutcomeUnknown => return,
+            Code::OfferChanged if refusal.rule.as_deref() == Some(OTHER_PAYEE) => {
+                EventKind::X402PaytoChanged
+            }
             Code::OfferChanged => EventKind::X402PriceChanged,
             _ => EventKind::PaymentDenied,
         };
@@ -284,20 +287,68 @@ impl Purchase<'_> {
             inner.store.last_end_at(self.agent, host, coupon).await?
         };
         let now_s = inner.now_s();
-        let book = inner.book();
-        let bench = Bench {
-            chain: &inner.config.chain,
-            domain,
-            book: &book,
-            agent: self.agent,
-            asked: self.asked,
-            used,
-            now_s,
-            float: limits.float.is_some(),
-            channel: limits.channel.is_some() && inner.meters.is_some(),
-            plain_only: last == Some(PurchaseState::Unpaid),
+        let mut judged = {
+            let book = inner.book();
+            let bench = Bench {
+                chain: &inner.config.chain,
+                domain,
+                book: &book,
+                agent: self.agent,
+                asked: self.asked,
+                used,
+                now_s,
+                float: limits.float.is_some(),
+                channel: limits.channel.is_some() && inner.meters.is_some(),
+                plain_only: last == Some(PurchaseState::Unpaid),
+            };
+            bench.judge(offers)
         };
-        Ok(bench.judge(offers))
+        // What has to be looked up: can there be a channel?
+        for one in &mut judged {
+            let Ok(passed) = &one.verdict else { continue };
+            if !one.offer.wire.is_channel() {
+                continue;
+            }
+            match self.way(&one.offer, passed).possible(passed.price, limits).await {
+                Err(refusal) if !may_pass(&refusal) => one.verdict = Err(refusal),
+                // What cannot be known now is found out if it is this one's turn.
+                _ => {}
+            }
+        }
+        self.compare_payees(&mut judged).await?;
+        Ok(judged)
+    }
+
+    /// Holds the offers' payees against those that the agent paid at this host before. One that operators
+    /// have registered is paid, and told of; any other is refused as the change that it is.
+    async fn compare_payees(&self, judged: &mut [Judged]) -> Result<(), Refusal> {
+        let mut seen = HashMap::new();
+        for Judged { offer, verdict } in judged {
+            let Ok(terms) = &offer.terms else { continue };
+            if verdict.as_ref().is_err_and(|refusal| refusal.code != Code::PayeeUnknown) {
+                continue;
+            }
+            let (payee, host) = (terms.pay_to, self.asked.host.as_str());
+            let before = match seen.get(&payee) {
+                Some(before) => *before,
+                None => self.inner.store.payee_before(self.agent, host, payee).await?,
+            };
+            seen.insert(payee, before);
+            let Some(before) = before else { continue };
+            match verdict {
+                Ok(passed) => passed.before = Some(before),
+                Err(refusal) => {
+                    let detail = format!(
+                        "{host} wants {payee} to be paid, which is not registered; what the agent \
+                         bought there before was paid to {before}"
+                    );
+                    *refusal = Refusal::new(Code::OfferChanged, detail)
+                        .rule(OTHER_PAYEE)
+                        .hint("if the seller has moved, have the operators register its new payee");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Shows what a call costs; pays nothing.
@@ -309,8 +360,7 @@ impl Purchase<'_> {
         }
         let judged =
             self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
-        let chosen = choose::by_price(&judged).first().map(|(offer, _)| offer.quote);
-        let offers = choose::views(&judged, chosen);
+        let offers = choose::views(&judged, choose::by_price(&judged).first().copied());
         Ok(FetchView { answer: reply.answer(), receipt: None, offers })
     }
 
@@ -324,53 +374,69 @@ impl Purchase<'_> {
         if reply.status != 402 {
             return Ok(FetchView { answer: reply.answer(), receipt: None, offers: Vec::new() });
         }
-        let judged =
+        let mut judged =
             self.judge(offer::read(&reply, self.inner.clock.now_s()).offers, &limits).await?;
-        let good = choose::by_price(&judged);
-        if good.is_empty() {
-            self.failed();
-            return Err(choose::refusal(&judged));
-        }
-        let (mut signed, mut turn) = (None, None);
-        'ways: for (offer, passed) in good {
-            for payer in &passed.payers {
-                let mut channel = None;
-                if *payer == PayerKind::Channel {
-                    let seller = passed.terms.pay_to;
-                    turn = Some(self.inner.shop.lanes.turn(self.agent, seller).await?);
-                    channel = Some(self.way(offer, passed).ready(passed.price, &limits).await?);
-                }
-                if *payer == PayerKind::Float {
-                    let float = self.float_key()?.address();
-                    let (need, host) = (passed.price, self.asked.host.as_str());
-                    float::fill(self.inner, self.agent, (float, &limits), need, host).await?;
-                }
-                let payer = (passed, *payer, channel);
-                match self.sign(key, offer, payer, &limits).await? {
-                    Made::New(row) => {
-                        signed = Some((*row, offer.quote));
-                        break 'ways;
+        let mut refused = None;
+        for place in choose::by_price(&judged) {
+            let Some(one) = judged.get_mut(place) else { continue };
+            // Until something is signed and stored, the next payer, and the next offer, may pay instead.
+            while let Ok(passed) = &one.verdict
+                && let Some(payer) = passed.payers.first().copied()
+            {
+                let why = match self.prepare(&one.offer, passed, payer, &limits).await {
+                    Ok((channel, turn)) => {
+                        let by = (passed, payer, channel);
+                        match self.sign(key, &one.offer, by, &limits).await? {
+                            Made::New(row) => {
+                                crash::at(Point::PurchaseSigned);
+                                let mut view = self.send(*row, true).await?;
+                                drop(turn);
+                                view.offers = choose::views(&judged, Some(place));
+                                return Ok(view);
+                            }
+                            Made::Earlier(row) => {
+                                drop(turn);
+                                return self.resume(*row).await;
+                            }
+                            Made::Nothing => no_coupon(),
+                        }
                     }
-                    Made::Earlier(row) => {
-                        drop(turn);
-                        return self.resume(*row).await;
-                    }
-                    Made::Nothing => {}
+                    Err(why) => why,
+                };
+                if may_pass(&why) {
+                    return Err(why);
                 }
+                one.pass_over(&why);
+                refused = Some(why);
             }
         }
-        let (row, quote) = signed.ok_or_else(|| {
-            Refusal::new(Code::DayCapExceeded, "the wallet's coupons of this period are used up")
-                .rule("coupons")
-                .hint(
-                    "wait for the next period, or have the operators grant more, or a fetch.float",
-                )
-        })?;
-        crash::at(Point::PurchaseSigned);
-        let mut view = self.send(row, true).await?;
-        drop(turn);
-        view.offers = choose::views(&judged, Some(quote));
-        Ok(view)
+        self.failed();
+        Err(refused.unwrap_or_else(|| choose::refusal(&judged)))
+    }
+
+    /// Makes a payer ready to sign: fills its channel or its float where it must. Nothing is signed for the
+    /// seller yet. Of a channel, its id and the turn at it.
+    async fn prepare(
+        &self,
+        offer: &Offer,
+        passed: &Passed,
+        payer: PayerKind,
+        limits: &FetchLimits,
+    ) -> Result<(Option<B256>, Option<OwnedMutexGuard<()>>), Refusal> {
+        match payer {
+            PayerKind::Channel => {
+                let turn = self.inner.shop.lanes.turn(self.agent, passed.terms.pay_to).await?;
+                let channel = self.way(offer, passed).ready(passed.price, limits).await?;
+                Ok((Some(channel), Some(turn)))
+            }
+            PayerKind::Float => {
+                let float = self.float_key()?.address();
+                let (need, host) = (passed.price, self.asked.host.as_str());
+                float::fill(self.inner, self.agent, (float, limits), need, host).await?;
+                Ok((None, None))
+            }
+            PayerKind::Coupon | PayerKind::Delegation => Ok((None, None)),
+        }
     }
 
     /// An earlier try of this purchase: its answer again, or its very payment.
@@ -474,7 +540,7 @@ impl Purchase<'_> {
         let end_s = pay::end_s(inner.now_s(), passed, inner.config.fetch.valid_s);
         let Signed { payer, nonce, valid_before_s, header } = match payer_kind {
             PayerKind::Channel => {
-                let Some(channel) = channel else { return Ok(Made::Nothing) };
+                let channel = channel.ok_or_else(|| no_key("no channel was made ready"))?;
                 let way = self.way(offer, passed);
                 let voucher = way.voucher(&mut tx, channel, id, passed.price).await?;
                 let nonce = pay::nonce(&inner.config.chain, agent, key, asked.fingerprint, offer);
@@ -540,6 +606,14 @@ impl Purchase<'_> {
             updated_ms: now_ms,
         };
         tx.insert_purchase(&row).await?;
+        // Once: the next purchase finds this one.
+        let moved = passed.before.map(|before| {
+            let note = format!("what the agent bought here before was paid to {before}");
+            story(EventKind::X402PaytoChanged, &row).and("note", json!(note))
+        });
+        if let Some(draft) = &moved {
+            tx.append_audit(std::slice::from_ref(draft), now_ms).await?;
+        }
         // A voucher is told once, when it is known what it cost: there are many.
         if channel.is_none() {
             tx.append_audit(&[story(EventKind::X402Signed, &row)], now_ms).await?;
@@ -550,6 +624,9 @@ impl Purchase<'_> {
             room.held = None;
         }
         committed?;
+        if let Some(draft) = &moved {
+            self.count_odd(EventKind::X402PaytoChanged, &draft.data);
+        }
         inner.shop.breaker().paid(self.place(), &limits.loops, inner.clock.now_s());
         Ok(Made::New(Box::new(row)))
     }
@@ -718,7 +795,7 @@ enum Made {
     New(Box<PurchaseRow>),
     /// Another daemon made the purchase of this key meanwhile, perhaps of another call.
     Earlier(Box<PurchaseRow>),
-    /// That payer has nothing left to pay with.
+    /// No coupon is left to pay with.
     Nothing,
 }
 
@@ -735,6 +812,19 @@ impl Drop for Room<'_> {
             self.inner.book().void(self.agent, &facts);
         }
     }
+}
+
+fn no_coupon() -> Refusal {
+    Refusal::new(Code::DayCapExceeded, "the wallet's coupons of this period are used up")
+        .rule("coupons")
+        .hint("wait for the next period, or have the operators grant more, or a fetch.float")
+}
+
+/// Does a way to pay that is refused like this have to be asked again before another is taken? It may have
+/// begun to pay, or cannot say now: what is down for a moment is not refused. Any other refusal moved
+/// nothing and stands.
+fn may_pass(refusal: &Refusal) -> bool {
+    refusal.funds_moved != FundsMoved::No || refusal.code.status() >= 500
 }
 
 fn no_key(why: impl std::fmt::Display) -> Refusal {

@@ -325,6 +325,41 @@ impl Store {
             .ok_or_else(|| StoreError::corrupt("purchase.state", state))
     }
 
+    /// Who was paid last for what an agent bought from a host, if that is another than `payee` and nothing
+    /// was ever signed there for that one?
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payee_before(
+        &self,
+        agent: &AgentId,
+        host: &str,
+        payee: Address,
+    ) -> Result<Option<Address>, StoreError> {
+        // In the index's own order, backwards: most calls find their payee in the first row.
+        let known = sqlx::query(
+            "SELECT id FROM purchase WHERE agent_id = $1 AND host = $2 AND payee = $3
+             ORDER BY payer_kind DESC, created_ms DESC LIMIT 1",
+        )
+        .bind(agent.as_str())
+        .bind(host)
+        .bind(payee.to_string())
+        .fetch_optional(&self.readers)
+        .await?;
+        if known.is_some() {
+            return Ok(None);
+        }
+        let last = sqlx::query(
+            "SELECT payee FROM purchase WHERE agent_id = $1 AND host = $2 AND state = 'paid'
+             ORDER BY created_ms DESC LIMIT 1",
+        )
+        .bind(agent.as_str())
+        .bind(host)
+        .fetch_optional(&self.readers)
+        .await?;
+        last.map(|row| parse("purchase.payee", &row.try_get::<String, _>(0)?)).transpose()
+    }
+
     /// Adds up what an agent bought, as [`Tx::bought_by`] does.
     ///
     /// # Errors

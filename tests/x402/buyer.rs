@@ -55,6 +55,17 @@ async fn only(world: &World) -> Receipt {
     page.remove(0)
 }
 
+/// Waits until a person was told that sellers of this host did something odd, at least so often then.
+async fn alerted(world: &World, what: &str, times: u64) {
+    let told = wait_for("the alert", async || {
+        let status = world.operator(0).status().await.unwrap();
+        status.alerts.into_iter().find(|alert| alert.alert == AlertKind::Seller)
+    })
+    .await;
+    assert_eq!(told.subject, "127.0.0.1");
+    assert!(told.measured["times"][what].as_u64().is_some_and(|n| n >= times), "{told:?}");
+}
+
 /// Buys from each official seller, with its own facilitator in its own process, and again.
 pub(super) async fn buys_from_each(world: &World) {
     let payee = world.payee("acme-data");
@@ -248,11 +259,14 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     seller.set(|terms| terms.offered = offered(&[good()]));
     let quote = agent.inspect(&FetchRequest::get(&seller.url())).await.unwrap().offers[0].quote;
     let pinned = FetchRequest { quote: Some(quote), ..FetchRequest::get(&seller.url()) };
-    for changed in
-        [offer(&world, payee, 9_999), offer(&world, world.payee("tidewater-data"), PRICE)]
-    {
+    for (changed, rule) in [
+        (offer(&world, payee, 9_999), "quote"),
+        (offer(&world, world.payee("tidewater-data"), PRICE), "offer.payee"),
+        (offer(&world, stranger, PRICE), "offer.payee"),
+    ] {
         seller.set(|terms| terms.offered = offered(&[changed]));
-        assert_eq!(agent.fetch(&pinned, "pinned").await.code(), Code::OfferChanged);
+        let refused = refusal(agent.fetch(&pinned, "pinned").await);
+        assert_eq!((refused.code, refused.rule.as_deref()), (Code::OfferChanged, Some(rule)));
     }
     // Inside, and without the table that allows to buy.
     for url in ["http://169.254.169.254/latest", "http://10.0.0.1/", "http://[fd00::1]/"] {
@@ -269,8 +283,9 @@ async fn what_is_wrong_with_an_offer_is_said_and_nothing_is_paid() {
     );
     assert!(seller.payments().is_empty());
     assert!(agent.purchases(None, 10).await.unwrap().purchases.is_empty());
-    assert!(world.metric("bursar_payments_denied_total{code=\"offer_changed\"}").await >= 2);
-    assert!(world.metric("bursar_sellers_odd_total{what=\"offer_changed\"}").await >= 2);
+    assert!(world.metric("bursar_payments_denied_total{code=\"offer_changed\"}").await >= 3);
+    assert!(world.metric("bursar_sellers_odd_total{what=\"offer_changed\"}").await >= 1);
+    assert!(world.metric("bursar_sellers_odd_total{what=\"payto_changed\"}").await >= 2);
     assert!(world.metric("bursar_sellers_odd_total{what=\"other_host\"}").await >= 1);
     assert!(world.metric("bursar_sellers_odd_total{what=\"other_network\"}").await >= 1);
     // A person is told, by name of the host.
@@ -344,6 +359,9 @@ async fn whatever_a_seller_does_with_a_payment_it_gets_one() {
             kept.push((seller, bought));
         }
     }
+    // It asked for another payee once it was paid: nobody pays that, and a person is told.
+    assert!(world.metric("bursar_sellers_odd_total{what=\"payto_changed\"}").await >= 1);
+    alerted(&world, "payto_changed", 1).await;
     // What was never used ends, frees its amount, and is told as what it is: nothing was paid.
     world.chain.pass(60).await;
     for (seller, bought) in &kept {
@@ -449,6 +467,9 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
         assert_eq!(code, if n < 3 { Code::PriceTooHigh } else { Code::LoopDetected });
     }
     assert_eq!(dear.calls(), 3);
+    // Counted by this daemon: its own three; told once, when it was the third of the first one's.
+    assert!(world.metric("bursar_sellers_odd_total{what=\"asks_again\"}").await >= 3);
+    alerted(&world, "asks_again", 3).await;
 }
 
 #[tokio::test]
@@ -487,4 +508,30 @@ async fn a_float_is_filled_by_the_wallet_and_bounded_by_the_policy() {
     let old = agent.fetch(&FetchRequest::get(&seller.url()), "v1").await.unwrap();
     assert_eq!((old.answer.status, receipt(&old).scheme.as_str()), (200, "x402-v1 exact"));
     assert!(is_settled(receipt(&old)));
+
+    // Another payee than was paid here before: refused, as what it is, where nobody has registered it.
+    let odd = async || world.metric("bursar_sellers_odd_total{what=\"payto_changed\"}").await;
+    assert_eq!(odd().await, 0);
+    let stranger = world.address("dune");
+    seller.set(|terms| terms.offered = offered(&[offer(&world, stranger, PRICE)]));
+    let shown = agent.inspect(&FetchRequest::get(&seller.url())).await.unwrap();
+    let refused = refusal(agent.fetch(&FetchRequest::get(&seller.url()), "stranger").await);
+    assert_eq!(shown.offers[0].refusal.as_ref(), Some(&refused));
+    assert_eq!(
+        (refused.code, refused.rule.as_deref(), refused.funds_moved),
+        (Code::OfferChanged, Some("offer.payee"), FundsMoved::No)
+    );
+    assert!(refused.detail.contains(&payee.to_string()), "{refused:?}");
+    assert_eq!(odd().await, 1);
+    alerted(&world, "payto_changed", 1).await;
+    // One that operators have registered is paid, and told of at the first purchase only.
+    let tidewater = world.payee("tidewater-data");
+    let had = world.chain.usdc_of(tidewater).await;
+    seller.set(|terms| terms.offered = offered(&[offer(&world, tidewater, PRICE)]));
+    for key in ["moved", "moved-again"] {
+        let bought = agent.fetch(&FetchRequest::get(&seller.url()), key).await.unwrap();
+        assert_eq!((bought.answer.status, receipt(&bought).pay_to), (200, tidewater));
+        assert_eq!(odd().await, 2, "{key}");
+    }
+    assert_eq!(world.chain.usdc_of(tidewater).await, had + 2 * PRICE);
 }

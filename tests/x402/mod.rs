@@ -3,6 +3,7 @@
 mod buyer;
 mod buyer_channels;
 mod buyer_twins;
+mod buyer_ways;
 pub mod channels;
 mod desk;
 mod facilitator;
