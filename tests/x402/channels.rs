@@ -1,6 +1,10 @@
 //! Selling through channels: official clients and hostile ones before the real paywall, kills between any
 //! two steps, payers that leave, daemons that take over. Nobody is served unpaid or charged twice, and
 //! what was charged is claimed, never above what was signed.
+//!
+//! `C2`, `C11` and the like name the cases of the channels' threat list that a test shows. Elsewhere: C21
+//! is in `facilitator_channels.rs`, C9 and C12 in `buyer_channels.rs`, what the hub itself refuses in
+//! `tests/contracts/`.
 
 use std::time::Duration;
 
@@ -52,16 +56,21 @@ pub struct Payer {
 
 /// What came back.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Value,
-    receipt: Option<SettleResponse>,
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+    pub receipt: Option<SettleResponse>,
     asked: Option<PaymentRequired>,
 }
 
 impl Answer {
+    /// Was it refused because another request in the channel came first?
+    pub fn came_late(&self) -> bool {
+        self.status == 402 && ["channel_busy", "cumulative_amount_mismatch"].contains(&self.error())
+    }
+
     /// x402's word for what was wrong, without its prefix.
-    fn error(&self) -> &str {
+    pub fn error(&self) -> &str {
         let error = self.asked.as_ref().and_then(|asked| asked.error.as_deref());
         let error = error.unwrap_or_else(|| panic!("{self:?}"));
         error.strip_prefix(ERROR_PREFIX).unwrap_or(error)
@@ -73,7 +82,7 @@ impl Answer {
     }
 
     /// What the channel's state of the receipt says was charged in all.
-    fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         let extra = self.receipt.as_ref().unwrap().extra.as_ref().unwrap();
         extra["channelState"]["chargedCumulativeAmount"].as_str().unwrap().parse().unwrap()
     }
@@ -85,7 +94,7 @@ fn by(key: &PrivateKeySigner, digest: B256) -> Bytes {
 
 impl Payer {
     /// With 1 USDC, and a key of its own for vouchers.
-    async fn new(world: &World, shop: &Shop) -> Self {
+    pub async fn new(world: &World, shop: &Shop) -> Self {
         let answer = shop.get("/paid", &[]).await;
         let offered = answer.headers()[x402::PAYMENT_REQUIRED].to_str().unwrap();
         let offered: PaymentRequired = x402::decode(offered).unwrap();
@@ -108,8 +117,13 @@ impl Payer {
 
     /// The same with a channel that has the least that is taken, and its first call paid.
     pub async fn funded(world: &World, shop: &Shop) -> Self {
+        Self::funded_with(world, shop, DEPOSIT).await
+    }
+
+    /// The same with another deposit, up to 1 USDC.
+    pub async fn funded_with(world: &World, shop: &Shop, units: u64) -> Self {
         let payer = Self::new(world, shop).await;
-        let answer = payer.pay(shop, "/paid", payer.deposit(DEPOSIT, PRICE, 1)).await;
+        let answer = payer.pay(shop, "/paid", payer.deposit(units, PRICE, 1)).await;
         assert_eq!((answer.status, answer.charged(), answer.total()), (200, PRICE, PRICE));
         payer
     }
@@ -147,11 +161,11 @@ impl Payer {
         Voucher { channel_id: self.id(), max_claimable_amount: max.into(), signature }
     }
 
-    fn voucher(&self, max: u64) -> Payload {
+    pub fn voucher(&self, max: u64) -> Payload {
         Payload::Voucher(Vouched { channel_config: self.config, voucher: self.signed(max) })
     }
 
-    fn deposit(&self, units: u64, max: u64, salt: u64) -> Payload {
+    pub fn deposit(&self, units: u64, max: u64, salt: u64) -> Payload {
         let (salt, before) = (U256::from(salt), now_s() + 300);
         let message = ReceiveWithAuthorization {
             from: self.key.address(),
@@ -196,7 +210,7 @@ impl Payer {
         x402::encode(&payment).unwrap()
     }
 
-    async fn pay(&self, shop: &Shop, path: &str, payload: Payload) -> Answer {
+    pub async fn pay(&self, shop: &Shop, path: &str, payload: Payload) -> Answer {
         send(shop, path, &self.header(&payload)).await
     }
 
@@ -208,7 +222,7 @@ impl Payer {
     }
 
     /// Sends again until there is an answer that says more than "not now".
-    async fn insist(&self, shop: &Shop, path: &str, payload: &Payload) -> Answer {
+    pub async fn insist(&self, shop: &Shop, path: &str, payload: &Payload) -> Answer {
         wait_for("an answer", async || {
             let answer = self.pay(shop, path, payload.clone()).await;
             (answer.status != 503).then_some(answer)
@@ -232,7 +246,7 @@ async fn send(shop: &Shop, path: &str, payment: &str) -> Answer {
 }
 
 /// Claims what is owed, and waits until the wallet has it and the books say so.
-async fn claim(world: &World, wallet: u64) {
+pub async fn claim(world: &World, wallet: u64) {
     world.operator(0).claim_channels().await.unwrap();
     wait_for("the claim's payout", async || {
         (world.chain.usdc_of(world.card.wallet).await == wallet).then_some(())
@@ -329,6 +343,8 @@ async fn the_official_client_buys_by_vouchers_on_the_twin() {
     buys_from_us(Plan::new().twin()).await;
 }
 
+/// C2; C1 (an old voucher, another channel's); C13 (above what is there); C16 (the channel's claimer is
+/// ours); C19.
 #[tokio::test]
 async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     let mut world = Plan::new().without_daemon().await;
@@ -399,6 +415,11 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
             payload["channelConfig"][field] = value.clone()
         })
     };
+    let garbage = |signature: &str| {
+        foreign(payer.voucher(2 * PRICE), &|payload| {
+            payload["voucher"]["signature"] = json!(signature)
+        })
+    };
     let by_other = Payer { voucher_key: PrivateKeySigner::random(), ..payer.clone() };
     let mut rebound = payer.clone();
     rebound.config.receiver = new.key.address();
@@ -414,6 +435,17 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
         (payer.header(&payer.voucher(3 * PRICE + 1)), "cumulative_amount_mismatch"),
         (payer.header(&payer.voucher(DEPOSIT * 10)), "cumulative_amount_mismatch"),
         (by_other.header(&by_other.voucher(3 * PRICE)), "voucher_signature"),
+        // C2: nor is a signature passed over because its total is old, or nothing: not even with the very
+        // request, ticket and all, that the total has bought.
+        (by_other.header(&by_other.voucher(2 * PRICE)), "voucher_signature"),
+        (by_other.header(&by_other.voucher(PRICE)), "voucher_signature"),
+        (by_other.header(&by_other.voucher(0)), "voucher_signature"),
+        (payer.header(&payer.voucher(0)), "cumulative_amount_mismatch"),
+        (garbage("0x"), "voucher_signature"),
+        (garbage(&format!("0x{}", "11".repeat(64))), "voucher_signature"),
+        (garbage(&format!("0x{}1b", "11".repeat(64))), "voucher_signature"),
+        (garbage(&format!("0x{}1b", "ff".repeat(64))), "voucher_signature"),
+        (garbage(&format!("0x{}", "00".repeat(65))), "voucher_signature"),
         (set("payer", other.clone()), "channel_id_mismatch"),
         (set("payerAuthorizer", other), "channel_id_mismatch"),
         (rebound.header(&rebound.voucher(3 * PRICE)), "receiver_mismatch"),
@@ -433,6 +465,26 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
             "token": payload["channelConfig"]["token"] });
     });
     assert_eq!(send(&shop, "/paid", &payout).await.status, 400);
+    // C19: what is no hex, or no number, is no voucher: nothing is verified, nobody is asked anything.
+    for (field, value) in [
+        ("signature", json!("0xzz")),
+        ("signature", json!("0x123")),
+        ("signature", json!(7)),
+        ("signature", Value::Null),
+        ("channelId", json!("0x12")),
+        ("channelId", json!(format!("0x{}", "zz".repeat(32)))),
+        ("maxClaimableAmount", json!("0x7530")),
+        ("maxClaimableAmount", json!("-1")),
+        ("maxClaimableAmount", json!("340282366920938463463374607431768211456")),
+    ] {
+        let header = foreign(payer.voucher(3 * PRICE), &|payload| {
+            payload["voucher"][field] = value.clone();
+        });
+        assert_eq!(send(&shop, "/paid", &header).await.status, 400, "{field}: {value}");
+    }
+    // C19: a voucher again is answered from what is kept; C2: all that changed nothing about it.
+    let again = payer.pay(&shop, "/paid", payer.voucher(2 * PRICE)).await;
+    assert_eq!((again.status, again.total(), &again.body), (200, 2 * PRICE, &second.body));
     assert_eq!(shop.made(), 2);
 
     // Two requests at once: one channel, one of them.
@@ -441,8 +493,8 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
         payer.pay(&shop, "/slow?2", payer.voucher(3 * PRICE)),
     );
     let (served, busy) = if one.status == 200 { (one, two) } else { (two, one) };
-    assert_eq!((served.status, served.total(), busy.status), (200, 3 * PRICE, 402));
-    assert!(["channel_busy", "cumulative_amount_mismatch"].contains(&busy.error()), "{busy:?}");
+    assert_eq!((served.status, served.total()), (200, 3 * PRICE));
+    assert!(busy.came_late(), "{busy:?}");
     assert_eq!(shop.made(), 3);
 
     // A handler that fails costs nothing; the same voucher then buys, at most once.
@@ -490,6 +542,7 @@ async fn hostile_payers_get_nothing_and_others_lose_nothing() {
     world.judge().await;
 }
 
+/// C10: what was made is kept before its answer leaves, and what was signed before it is made.
 #[tokio::test]
 async fn a_kill_between_two_steps_neither_serves_unpaid_nor_charges_twice() {
     let mut world = Plan::new()
@@ -578,6 +631,103 @@ async fn a_kill_between_two_steps_neither_serves_unpaid_nor_charges_twice() {
     world.judge().await;
 }
 
+/// C11, and "N concurrent requests charge exactly N times"; C19's flood beside them.
+#[tokio::test]
+async fn a_hundred_requests_at_once_are_charged_as_they_are_served() {
+    let mut world = Plan::new().without_daemon().await;
+    let shop = Shop::open(&mut world).await;
+    world.restart().await;
+    let start = world.chain.usdc_of(world.card.wallet).await;
+    let payer = Payer::funded_with(&world, &shop, 100 * PRICE).await;
+    let sent = super::desk::Desk::of(&world).sent().await;
+    let at_once = async |totals: &dyn Fn(u64) -> u64| {
+        let all = (0..100).map(|n| {
+            let (payer, shop, total) = (&payer, &shop, totals(n));
+            async move { payer.pay(shop, &format!("/paid?{n}"), payer.voucher(total)).await }
+        });
+        futures_util::future::join_all(all).await
+    };
+    // So many were served, each for a total of its own, none left out.
+    let count = |answers: &[Answer], before: u64| {
+        let (served, refused): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|answer| answer.status == 200);
+        assert!(refused.iter().all(|answer| answer.came_late()), "{refused:?}");
+        let mut totals: Vec<u64> = served.iter().map(|answer| answer.total()).collect();
+        totals.sort_unstable();
+        let all = before + served.len() as u64;
+        assert_eq!(totals, (before + 1..=all).map(|n| n * PRICE).collect::<Vec<_>>());
+        assert_eq!(shop.made(), all, "nothing is made that is not charged");
+        all
+    };
+
+    // A hundred requests with the one voucher that is due: it buys one of them.
+    let calls = count(&at_once(&|_| 2 * PRICE).await, 1);
+    assert_eq!(calls, 2);
+    // A hundred with a voucher each: those that come in their order are served.
+    let calls = count(&at_once(&|n| (calls + 1 + n % 90) * PRICE).await, calls);
+    // Clients that ask again until they are served, each for one call: all are, each charged once.
+    let clients = (0..8).map(|client| {
+        let (payer, shop) = (&payer, &shop);
+        async move {
+            let mut total = (calls + 1) * PRICE;
+            wait_for("a client's call", async || {
+                let path = format!("/paid?client={client}");
+                let answer = payer.pay(shop, &path, payer.voucher(total)).await;
+                if answer.status == 200 {
+                    return Some(answer);
+                }
+                assert!(answer.came_late(), "{answer:?}");
+                // The refusal says what was charged.
+                let offers = &answer.asked.unwrap().accepts;
+                let offer = offers.iter().find(|offer| offer.scheme() == "batch-settlement");
+                if let Some(state) = offer.unwrap().extra("channelState") {
+                    let charged = state["chargedCumulativeAmount"].as_str().unwrap();
+                    total = charged.parse::<u64>().unwrap() + PRICE;
+                }
+                None
+            })
+            .await
+        }
+    });
+    // Meanwhile strangers sign: in this channel with a key of their own, and in channels that are none.
+    let flood = (0..200_u64).map(|n| {
+        let mut stranger = Payer { voucher_key: PrivateKeySigner::random(), ..payer.clone() };
+        if n % 4 == 0 {
+            stranger.config.salt = B256::left_padding_from(&(n + 1).to_be_bytes());
+        }
+        let shop = &shop;
+        async move {
+            let answer = stranger.pay(shop, "/paid", stranger.voucher(n * PRICE)).await;
+            match answer.status {
+                // The chain is asked for so many unknown channels at a time.
+                503 => assert_eq!(n % 4, 0, "{answer:?}"),
+                _ if n % 4 == 0 => assert_eq!(answer.error(), "channel_not_found"),
+                _ => {
+                    assert!(["voucher_signature", "channel_busy"].contains(&answer.error()));
+                    let offers = answer.asked.unwrap().accepts;
+                    let told = offers.iter().any(|offer| offer.extra("channelState").is_some());
+                    assert!(!told, "strangers learn nothing of the channel");
+                }
+            }
+        }
+    });
+    let (served, _) = tokio::join!(
+        futures_util::future::join_all(clients),
+        futures_util::future::join_all(flood)
+    );
+    let calls = count(&served, calls);
+    // Nothing is kept of what strangers said, and nothing was sent for it.
+    let tables = world.tables().await;
+    let kept = sqlx::query_scalar::<_, String>("SELECT id FROM meter").fetch_all(&tables).await;
+    assert_eq!(kept.unwrap(), [payer.id().to_string()]);
+    tables.close().await;
+    assert_eq!(super::desk::Desk::of(&world).sent().await, sent);
+    claim(&world, start + calls * PRICE).await;
+    assert_eq!(world.chain.usdc_of(HUB).await, (100 - calls) * PRICE);
+    world.judge().await;
+}
+
+/// C4: claimed at once when the payer begins to leave; nothing more is taken.
 #[tokio::test]
 async fn a_payer_that_leaves_is_claimed_in_time() {
     let mut world = Plan::new().config(|config| config.channels.watch_s = 1).without_daemon().await;
@@ -732,6 +882,7 @@ async fn what_a_payer_took_away_is_told_and_counted() {
     world.judge().await;
 }
 
+/// C10: one writer for each channel, whatever daemon is asked.
 #[tokio::test]
 async fn one_daemon_keeps_the_channels_and_the_next_takes_over_with_the_vouchers() {
     let mut world = Plan::new()
