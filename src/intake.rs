@@ -765,9 +765,10 @@ impl<'a> Group<'a> {
                 // that it failed.
                 "rules": rules.iter().map(|r| (r.rule.as_str(), r.passed)).collect::<Vec<_>>(),
             }));
-            match &escrow {
-                Some(escrow) => draft.and("escrow", escrow.story()),
-                None => draft,
+            match (&escrow, &purse) {
+                (Some(escrow), _) => draft.and("escrow", escrow.story()),
+                (None, Some(purse)) => draft.and("channel", json!(purse.id)),
+                (None, None) => draft,
             }
         };
         let mut waits = false;

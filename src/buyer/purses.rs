@@ -1,7 +1,8 @@
 //! The wallet's own channels: watched on chain, and closed when nobody needs them.
 //!
 //! A channel is closed when an operator says so, when its seller charged otherwise than it said, when its
-//! agent or host is in no policy any more, and when it was not used for long. Two transactions: the
+//! agent is frozen or at its end, when its agent or host is in no policy any more, and when it was not
+//! used for long. Two transactions: the
 //! wallet asks for what is left, on the agent's word; after the channel's delay, in which the seller can
 //! still claim, it fetches it. Both are found due by what the chain says, so a crash between them loses
 //! nothing; nothing is sent while an earlier one is on its way.
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use super::tally;
 use crate::{
     audit::{Draft, EventKind},
+    book::Agent,
     channel::{
         meter::OnChain,
         on_chain,
@@ -101,6 +103,12 @@ async fn reason(inner: &Inner, row: &PurseRow) -> Result<Option<&'static str>, E
         let book = inner.book();
         match book.agents.get(&row.agent) {
             None => Some("its agent was removed"),
+            // An operator took back what the agent was granted: this goes with the rest. A freeze of the
+            // whole wallet stops everything and takes nothing back.
+            Some(known) if is_frozen(known) => Some("its agent is frozen"),
+            Some(known) if has_ended(known, inner.now_s()) => {
+                Some("its agent's authority has ended")
+            }
             Some(known) if known.policy.fetch.is_none_or(|fetch| fetch.channel.is_none()) => {
                 Some("its agent may not pay through channels any more")
             }
@@ -123,6 +131,15 @@ async fn reason(inner: &Inner, row: &PurseRow) -> Result<Option<&'static str>, E
         Some(_) if inner.store.is_funding(row.id).await? => Ok(None),
         why => Ok(why),
     }
+}
+
+fn is_frozen(agent: &Agent) -> bool {
+    agent.usage.frozen || agent.chain.as_ref().is_some_and(|chain| chain.frozen)
+}
+
+fn has_ended(agent: &Agent, now_s: u64) -> bool {
+    let ended = agent.chain.as_ref().is_some_and(|chain| !chain.active || now_s >= chain.expiry_s);
+    ended || now_s >= agent.policy.expires_s
 }
 
 /// Lets a channel buy nothing more.

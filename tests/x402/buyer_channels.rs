@@ -7,12 +7,12 @@ use bursar::{
     buyer::{ChannelPart, FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
     client::AgentClient,
     clock::Clock,
-    contract::hub::HUB,
+    contract::{IPolicyChanges, hub::HUB},
     payment::FundsMoved,
     refusal::Code,
     view::PurseView,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     desk::Desk,
@@ -145,6 +145,7 @@ async fn the_official_server_is_paid_through_a_channel_on_the_twin() {
     buys_from_the_official_server(plan().twin().start().await).await;
 }
 
+/// C10, the buyer's side: what is signed is kept before it leaves.
 #[tokio::test]
 async fn a_crash_at_any_point_of_a_voucher_pays_once() {
     let mut world = plan().without_daemon().await;
@@ -187,6 +188,8 @@ async fn a_crash_at_any_point_of_a_voucher_pays_once() {
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
 }
 
+/// C9: a total is believed as far as our own signature goes, and a forged one (`Then::Forge`) not at all.
+/// C12: what a seller can claim beyond what it charged is bounded by the highest voucher, and found out.
 #[tokio::test]
 async fn whatever_a_seller_says_it_gets_what_was_signed_for_delivered_calls() {
     let world = plan().config(|config| config.channels.watch_s = 1).start().await;
@@ -574,6 +577,63 @@ async fn a_channel_that_lies_idle_is_closed_and_its_rest_comes_home() {
     assert_eq!(world.chain.usdc_of(HUB).await, 2 * DEPOSIT);
     assert_eq!(agent.payments(None, None, 50).await.unwrap().payments.len(), 3);
     service.stop().await;
+    pool.close().await;
+    world.judge().await;
+    assert_eq!(world.bursar(&["reconcile"]).0, 0);
+}
+
+/// A freeze takes back what the agent was granted, in one action of one operator: also what lies in its
+/// channels. Nothing is signed from then on, and what sellers do not claim comes home.
+#[tokio::test]
+async fn what_is_in_a_frozen_agent_s_channels_comes_home() {
+    let world = plan().config(|config| config.channels.watch_s = 1).start().await;
+    let (wallet, held) = (world.card.wallet, world.chain.usdc_of(world.card.wallet).await);
+    let sellers = [world.payee("acme-data"), world.payee("tidewater-data")];
+    let tills = [
+        Till::start(&world, sellers[0], PRICE).await,
+        Till::start(&world, sellers[1], PRICE).await,
+    ];
+    let mut channels = Vec::new();
+    for (till, key) in tills.iter().zip(["one", "two"]) {
+        channels.push(buys(&world, &till.url(), key, PRICE).await.id);
+    }
+    assert_eq!(world.chain.usdc_of(wallet).await, held - 2 * DEPOSIT);
+    // The audit log says of each deposit, from the first entry on, which channel it is for.
+    let pool = world.tables().await;
+    let told = |kind: &'static str| {
+        let query = sqlx::query_scalar::<_, String>(
+            "SELECT data FROM audit_entry WHERE kind = $1 ORDER BY seq",
+        );
+        let pool = &pool;
+        async move {
+            let rows = query.bind(kind).fetch_all(pool).await.unwrap();
+            rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect::<Vec<Value>>()
+        }
+    };
+    let queued = told("payment.queued").await;
+    let named: Vec<_> = queued.iter().map(|entry| &entry["channel"]).collect();
+    assert_eq!(named, [&json!(channels[0]), &json!(channels[1])]);
+
+    let freeze = IPolicyChanges::setFrozenCall { agent: world.address(BUYER), frozen: true };
+    let order = world.order(freeze, 0).await;
+    world.operator(0).tighten(&order).await.unwrap();
+    let refused = world.agent(BUYER).fetch(&FetchRequest::get(&tills[0].url()), "frozen").await;
+    assert_eq!(refused.code(), Code::AgentFrozen);
+    for channel in &channels {
+        until_asked_back(&world, *channel).await;
+    }
+    let closing = told("purse.closing").await;
+    assert_eq!(closing.len(), 2);
+    assert!(closing.iter().all(|entry| entry["why"] == "its agent is frozen"), "{closing:?}");
+    // In the delay a seller still gets what it is owed; the rest comes home, also while the agent is frozen.
+    assert_eq!(tills[0].claim_all(&world, channels[0]).await, PRICE);
+    world.chain.pass(901).await;
+    for channel in &channels {
+        until_closed(&world, *channel).await;
+    }
+    assert!(world.chain.is_frozen(world.address(BUYER)).await);
+    assert_eq!(world.chain.usdc_of(wallet).await, held - PRICE);
+    assert_eq!(world.chain.usdc_of(HUB).await, 0);
     pool.close().await;
     world.judge().await;
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
