@@ -14,7 +14,10 @@ use alloy::{
 };
 use assert_cmd::cargo::CommandCargoExt;
 use bursar::{
-    contract::{IPolicyWallet, IQuorum, IUsdc},
+    contract::{
+        IPolicyWallet, IQuorum, IUsdc,
+        hub::{ERC3009_COLLECTOR, HUB, MULTICALL3},
+    },
     devnet::{BlockTime, Devnet, DevnetError, Manifest, Options, ProfileName},
     keys::{Keys, PassphraseArgs, operator},
 };
@@ -99,6 +102,10 @@ async fn what_is_deployed_is_what_the_files_say() {
         assert_eq!(held.limits.categories.count_ones() as usize, entry.categories.len());
         assert_eq!(held.limits.cooldown, entry.cooldown_s);
     }
+    // Where x402's clients look for them, on any chain.
+    for canonical in [HUB, ERC3009_COLLECTOR, MULTICALL3] {
+        assert!(!node.get_code_at(canonical).await.unwrap().is_empty(), "{canonical}");
+    }
     for relayer in &card.relayers {
         assert!(node.get_balance(*relayer).await.unwrap() > U256::ZERO);
     }
@@ -118,6 +125,9 @@ async fn the_twin_has_base_sepolia_s_names() {
     assert_eq!(devnet.manifest().usdc, BASE_SEPOLIA_USDC);
     let usdc = IUsdc::new(BASE_SEPOLIA_USDC, &node);
     assert_eq!(usdc.decimals().call().await.unwrap(), 6);
+    for canonical in [HUB, ERC3009_COLLECTOR, MULTICALL3] {
+        assert!(!node.get_code_at(canonical).await.unwrap().is_empty(), "{canonical}");
+    }
     // What the wallet holds was minted there: the owner's slot came with the code.
     assert!(usdc.balanceOf(devnet.manifest().wallet).call().await.unwrap() > U256::ZERO);
 }
