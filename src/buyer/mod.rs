@@ -27,6 +27,7 @@ pub(crate) mod purses;
 mod shop;
 mod show;
 mod tally;
+mod told;
 mod view;
 pub(crate) mod watch;
 mod web;

@@ -18,10 +18,11 @@ use super::{
     choose::{self, Bench, Judged, OTHER_PAYEE, Passed},
     float,
     odd::Odd,
-    offer::{self, Offer, Quote},
+    offer::{self, Offer},
     pay::{self, Coupon, Signed},
     show::receipt,
-    tally::{self, Cost, Sending, Word},
+    tally::{self, Cost, Sending},
+    told::{self, Told},
     web::{NoAnswer, Reply, Web, WebError},
 };
 use crate::{
@@ -32,13 +33,11 @@ use crate::{
     engine::Inner,
     intake,
     money::Usdc,
-    mpp,
     payment::{AgentId, Context, FundsMoved, PaymentId},
     policy::{Facts, FetchBy, FetchLimits, FetchUsed, Outcome},
     reconcile::restored,
     refusal::{Code, Refusal},
     store::{PurchaseRow, StoreError, Tx},
-    x402::{self, SettleResponse},
 };
 
 /// Milliseconds that the limits of `[fetch]` speak of.
@@ -310,9 +309,11 @@ impl Purchase<'_> {
                 continue;
             }
             match self.way(&one.offer, passed).possible(passed.price, limits).await {
-                Err(refusal) if !may_pass(&refusal) => one.verdict = Err(refusal),
-                // What cannot be known now is found out if it is this one's turn.
-                _ => {}
+                Ok(()) => {}
+                // What cannot be known now is found out when it is an offer's turn; a node that does not
+                // answer is not asked about each.
+                Err(refusal) if may_pass(&refusal) => break,
+                Err(refusal) => one.verdict = Err(refusal),
             }
         }
         self.compare_payees(&mut judged).await?;
@@ -677,7 +678,7 @@ impl Purchase<'_> {
             }
             crash::at(Point::PurchaseAnswered);
             let mut told = match &reply {
-                Ok(reply) => read(&row, reply, inner.clock.now_s()),
+                Ok(reply) => told::read(&row, reply, inner.clock.now_s()),
                 Err(NoAnswer::NotSent(refusal)) => {
                     Told { sent: false, ..Told::note(&refusal.detail) }
                 }
@@ -841,93 +842,6 @@ pub(super) fn unknown(row: &PurchaseRow, why: &str) -> Refusal {
     refusal
 }
 
-/// What a paid request's answer says.
-struct Told {
-    /// The request left.
-    sent: bool,
-    /// The resource came.
-    delivered: bool,
-    /// The seller says that the payment is settled.
-    settled: bool,
-    transaction: Option<B256>,
-    note: Option<String>,
-    /// What is odd about it.
-    kind: Option<EventKind>,
-    /// What it says of a channel.
-    word: Word,
-}
-
-impl Told {
-    fn note(why: &str) -> Self {
-        Self {
-            sent: true,
-            delivered: false,
-            settled: false,
-            transaction: None,
-            note: Some(why.to_owned()),
-            kind: None,
-            word: Word::None,
-        }
-    }
-}
-
-/// Reads a paid request's answer. What it says of money is the seller's word.
-fn read(row: &PurchaseRow, reply: &Reply, now_s: u64) -> Told {
-    let settled = [x402::PAYMENT_RESPONSE, x402::X_PAYMENT_RESPONSE]
-        .into_iter()
-        .find_map(|name| x402::decode::<SettleResponse>(reply.header(name)?).ok());
-    let charged = reply.header(mpp::PAYMENT_RECEIPT).and_then(|text| mpp::Receipt::read(text).ok());
-    let hash = settled.as_ref().map(|settled| &settled.transaction);
-    let hash = hash.or(charged.as_ref().map(|charged| &charged.reference));
-    let transaction = hash.and_then(|hash| hash.parse().ok());
-    let success = settled.as_ref().is_some_and(|settled| settled.success) || charged.is_some();
-    let reason = settled.as_ref().and_then(|settled| settled.error_reason.as_ref());
-    let status = reply.status;
-    let delivered = matches!(status, 200..=299 | 304);
-    let mut told = Told { delivered, settled: success, transaction, ..Told::note("") };
-    if let Some(channel) = row.channel {
-        told.word = Word::of(channel, reply, settled.as_ref());
-    }
-    told.note = match (delivered, status) {
-        (true, _) if success => None,
-        (true, _) => Some("the seller delivered, and says nothing of a settlement".to_owned()),
-        (false, 402) => {
-            let (kind, note) =
-                again(row, &offer::read(reply, now_s), reason.map(ToString::to_string));
-            told.kind = Some(kind);
-            Some(note)
-        }
-        (false, 300..=399) => Some(format!(
-            "the seller redirects a paid call to {}",
-            offer::shown(reply.header("location").unwrap_or("nowhere"))
-        )),
-        (false, _) => Some(format!("the seller answered {status}")),
-    };
-    told
-}
-
-/// A 402 after the payment: what the seller wants now.
-fn again(row: &PurchaseRow, quote: &Quote, reason: Option<String>) -> (EventKind, String) {
-    let why = reason.or_else(|| quote.error.clone()).unwrap_or_else(|| "no reason".to_owned());
-    let why = offer::shown(&why);
-    let taken: Option<B256> =
-        row.offer.get("quote").and_then(|quote: &Value| serde_json::from_value(quote.clone()).ok());
-    let same = |offer: &Offer| Some(offer.quote) == taken;
-    if quote.offers.is_empty() || quote.offers.iter().any(same) {
-        return (EventKind::X402RetryLoop, format!("the seller wants to be paid again: {why}"));
-    }
-    let pays_other = quote
-        .offers
-        .iter()
-        .filter_map(|offer| offer.terms.as_ref().ok())
-        .all(|terms| terms.pay_to != row.payee);
-    if pays_other {
-        let note = format!("the seller changed its offer to another payee: {why}");
-        return (EventKind::X402PaytoChanged, note);
-    }
-    (EventKind::X402PriceChanged, format!("the seller changed its offer: {why}"))
-}
-
 /// Begins an audit entry about a purchase.
 pub(super) fn story(kind: EventKind, row: &PurchaseRow) -> Draft {
     let draft = Draft::new(kind, format!("agent:{}", row.agent)).agent(&row.agent).payment(row.id);
@@ -945,4 +859,22 @@ pub(super) fn story(kind: EventKind, row: &PurchaseRow) -> Draft {
         "policy_version": row.policy_version, "key": row.idempotency_key,
         "valid_before_s": row.valid_before_s, "tx": row.tx_hash,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_that_stands_and_moved_nothing_leads_to_another_way() {
+        for code in [Code::Unavailable, Code::Overloaded, Code::TimedOut, Code::Internal] {
+            assert!(may_pass(&Refusal::new(code, "not now")), "{code:?}");
+        }
+        for code in [Code::PriceTooHigh, Code::NoOffer, Code::DayCapExceeded, Code::PayeeUnknown] {
+            let mut refusal = Refusal::new(code, "no");
+            assert!(!may_pass(&refusal), "{code:?}");
+            refusal.funds_moved = FundsMoved::Maybe;
+            assert!(may_pass(&refusal), "{code:?}");
+        }
+    }
 }

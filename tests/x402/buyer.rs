@@ -194,6 +194,7 @@ async fn the_wallet_itself_pays_by_coupons() {
     let kept = atlas.fetch(&FetchRequest::get(&seller.url()), "kept").await.unwrap();
     let kept = receipt(&kept).clone();
     assert_eq!((kept.payer_kind, kept.state), (PayerKind::Coupon, PurchaseState::Unknown));
+    assert!(world.metric("bursar_sellers_odd_total{what=\"asks_again\"}").await >= 1);
     world.chain.pass(60).await;
     wait_for("its end", async || {
         let now = atlas.purchase(kept.id).await.unwrap();
