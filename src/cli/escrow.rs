@@ -220,8 +220,8 @@ struct SubmitArgs {
     #[command(flatten)]
     content: ContentArgs,
     /// Where it can be read.
-    #[arg(long)]
-    url: Option<String>,
+    #[arg(long, value_name = "URL")]
+    link: Option<String>,
 }
 
 /// Let money go: as the opening agent, as the arbiter (an operator's key), or by a preimage.
@@ -263,8 +263,8 @@ struct DisputeArgs {
     #[command(flatten)]
     content: ContentArgs,
     /// Where it can be read.
-    #[arg(long)]
-    url: Option<String>,
+    #[arg(long, value_name = "URL")]
+    link: Option<String>,
 }
 
 /// Split a disputed amount, as the arbiter.
@@ -327,7 +327,7 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
             Verb::Submit(args) => {
                 let voice = args.plain.who.connect(remote).await?;
                 let deliverable = args.content.read()?;
-                let url = args.url.clone();
+                let url = args.link.clone();
                 let request = ActionRequest::Submit { deliverable, url, signed: None };
                 act(&voice, &args.plain, &request, remote).await
             }
@@ -336,7 +336,7 @@ pub fn run(args: &Args, remote: &Remote) -> Result<(), CliError> {
                 let voice = args.plain.who.connect(remote).await?;
                 let evidence = args.content.read()?;
                 let request =
-                    ActionRequest::Dispute { evidence, url: args.url.clone(), signed: None };
+                    ActionRequest::Dispute { evidence, url: args.link.clone(), signed: None };
                 act(&voice, &args.plain, &request, remote).await
             }
             Verb::Award(args) => award(args, remote).await,

@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use super::{CliError, Kind, block_on, pay::AgentArgs, remote::Remote, table::table};
 use crate::{
     buyer::{FetchRequest, FetchView, OfferView, PurchasePage, PurchaseState, Receipt},
+    money::Usdc,
     payment::PaymentId,
     review::one_line,
 };
@@ -28,10 +29,11 @@ pub struct FetchArgs {
     #[command(flatten)]
     agent: AgentArgs,
     /// What to call.
-    url: String,
+    #[arg(value_name = "URL")]
+    target: String,
     /// Pay nothing dearer than this, in decimal USDC, whatever the policy allows.
     #[arg(long, value_name = "USDC")]
-    max_price: Option<String>,
+    max_price: Option<Usdc>,
     /// Only show what it costs and what would be paid.
     #[arg(long, conflicts_with = "key")]
     inspect: bool,
@@ -162,12 +164,12 @@ impl FetchArgs {
             Some(Err(bytes)) => (None, Some(BASE64_STANDARD.encode(bytes.as_bytes()))),
         };
         Ok(FetchRequest {
-            url: self.url.clone(),
+            url: self.target.clone(),
             method,
             headers,
             body,
             body_base64,
-            max_price: self.max_price.clone(),
+            max_price: self.max_price.map(|most| most.to_string()),
             quote: self.quote,
             inspect: self.inspect,
         })

@@ -258,6 +258,26 @@ mod tests {
         }
     }
 
+    /// clap keeps one value for all arguments of one name, where one of them is an option of every command:
+    /// what a command calls would be taken for the daemon's address.
+    #[test]
+    fn no_command_has_an_argument_named_like_an_option_of_every_command() {
+        fn check(command: &clap::Command, path: &str) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_global_set()) {
+                // A flag of the same name and spelling is the same flag.
+                let is_shared = ["url", "origin"].contains(&arg.get_id().as_str())
+                    || ["url", "origin"].iter().any(|name| arg.get_long() == Some(name));
+                assert!(!is_shared, "{path}: `{}` needs another name", arg.get_id());
+            }
+            for inner in command.get_subcommands() {
+                check(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command, "bursar");
+    }
+
     #[test]
     fn the_reference_is_the_committed_one() {
         let mut command = Cli::command();

@@ -4,6 +4,7 @@ mod channels;
 mod devnet;
 mod doctor;
 mod escrow;
+mod fetch;
 /// Needs Linux for setsid(1) and `/dev/fd` semantics.
 #[cfg(target_os = "linux")]
 mod init;

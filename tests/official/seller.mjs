@@ -3,7 +3,7 @@
 // key of the official facilitator in this process; with `facilitator` (a URL) that one is asked instead.
 // `price` is in base units. Answered with {url}; what is for sale is any method on `url`/paid.
 // Then {set: {...}} changes how it behaves, and every command is answered with what happened so far:
-// {handled, verified, settled, settlements}.
+// {handled, verified, settled, settlements, payer}; `payer` is what buyers last said of themselves.
 //   handler: status that the handler answers with (default 200)
 //   offer: fields that replace those of each offer that goes out, as {payTo: "0x…"}
 //   verify: "refuse"
@@ -30,6 +30,7 @@ serve(async (config) => {
   const listen = await kinds[config.kind](config, state, facilitator);
   const server = createServer((request, response) => {
     state.cut = () => request.socket.destroy();
+    state.seen.payer = request.headers["payer-metadata"] ?? state.seen.payer;
     listen(request, response);
   });
   server.listen(0, "127.0.0.1");

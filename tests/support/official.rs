@@ -50,7 +50,7 @@ impl Official {
         this
     }
 
-    /// A buyer with a key of its own and 100 USDC: kind `x402`, `mppx`, or `v1` (on the twin).
+    /// A buyer with a key of its own and 100 USDC: kind `x402`, `named`, `mppx`, or `v1` (on the twin).
     pub async fn buyer(world: &World, kind: &str) -> Self {
         let key = PrivateKeySigner::random();
         world.chain.give(key.address(), 100_000_000).await;

@@ -100,6 +100,10 @@ pub(super) async fn buys_from_each(world: &World) {
         assert_eq!(agent.fetch(&other, kind).await.code(), Code::IdempotencyKeyReused);
         let seen = seller.ask(json!({})).await;
         assert_eq!((&seen["handled"], &seen["settled"]), (&json!(1), &json!(1)), "{seen}");
+        // By whatever protocol, the seller is told who pays.
+        let told = seen["payer"].as_str().unwrap();
+        assert!(told.starts_with(&format!("account=\"{}\"", receipt(&bought).payer)), "{told}");
+        assert!(told.contains("agent=\"ember\"") && told.contains("wallet-type=\"eoa\""), "{told}");
         let end = until(world, receipt(&bought), PurchaseState::Paid).await;
         assert_eq!(end.funds_moved, FundsMoved::Yes);
         assert_eq!(end.transaction, receipt(&bought).transaction);
@@ -141,7 +145,7 @@ async fn official_sellers_are_paid_once_for_each_purchase() {
 }
 
 /// Waits out the end of an hour: coupons are good within one, and too little of it is none.
-pub(super) async fn within_an_hour() {
+pub async fn within_an_hour() {
     let left = 3_600 - jiff::Timestamp::now().as_second().rem_euclid(3_600);
     if left < 90 {
         tokio::time::sleep(Duration::from_secs(left.unsigned_abs() + 1)).await;
@@ -187,6 +191,12 @@ async fn the_wallet_itself_pays_by_coupons() {
     assert_eq!(again.answer.status, 200);
     let payments = seller.payments();
     assert!(payments.len() > 1 && payments.iter().all(|payment| *payment == payments[0]));
+    let told = seller.terms.lock().unwrap().seen.last().unwrap().3.clone().unwrap();
+    assert!(told.starts_with(&format!("account=\"{wallet}\"")), "{told}");
+    assert!(
+        told.contains("agent=\"atlas\"") && told.contains("wallet-type=\"contract\""),
+        "{told}"
+    );
     assert_eq!(world.chain.usdc_of(wallet).await, left - PRICE);
     assert_eq!(world.bursar(&["reconcile"]).0, 0);
     // A host that lets a coupon lapse cannot check one, perhaps: it is paid from the float then.
@@ -413,6 +423,8 @@ async fn a_crash_at_any_point_of_a_purchase_pays_once() {
 async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     let mut world = Plan::new()
         .policy(BUYER, "host_day = \"5\"", "host_day = \"0.06\"")
+        .policy(BUYER, "\nday = \"20\"", "\nday = \"0.07\"")
+        .policy(BUYER, "\n[limits]", "hosts = [\"127.0.0.1\", \"localhost\"]\n\n[limits]")
         .policy(
             BUYER,
             "channel = \"0.25\"",
@@ -459,6 +471,22 @@ async fn limits_and_the_loop_breaker_stop_a_runaway_agent() {
     );
     assert_eq!(refused.remaining.as_deref(), Some("0"));
     assert_eq!(world.chain.usdc_of(payee).await, start + 6 * PRICE);
+    // Another host has a day of its own, within the one of all hosts together.
+    let mut elsewhere = offered(&[offer(&world, payee, PRICE)]);
+    elsewhere["resource"]["url"] = json!("http://localhost/paid");
+    seller.set(|terms| terms.offered = elsewhere);
+    let named = |host: &str, n: u8| format!("http://{host}:{}/{n}", seller.addr.port());
+    agent.fetch(&FetchRequest::get(&named("localhost", 0)), "named-0").await.unwrap();
+    let refused = refusal(agent.fetch(&FetchRequest::get(&named("localhost", 1)), "named-1").await);
+    assert_eq!((refused.code, refused.rule.as_deref()), (Code::DayCapExceeded, Some("fetch.day")));
+    assert_eq!(refused.used.as_deref(), Some("0.07"));
+    // One that the policy does not list is not even called.
+    let before = seller.calls();
+    let refused =
+        refusal(agent.fetch(&FetchRequest::get(&named("127.0.0.2", 0)), "unlisted").await);
+    assert_eq!((refused.code, refused.rule.as_deref()), (Code::HostNotAllowed, Some("hosts")));
+    assert_eq!(seller.calls(), before);
+    assert_eq!(world.chain.usdc_of(payee).await, start + 7 * PRICE);
     // Endless 402s that cannot be paid stop too.
     let dear = offered(&[offer(&world, payee, 1_000_000)]);
     let dear = Hostile::start(&world, dear, Then::Sell).await;
@@ -508,6 +536,8 @@ async fn a_float_is_filled_by_the_wallet_and_bounded_by_the_policy() {
     seller.set(|terms| terms.offered = v1);
     let old = agent.fetch(&FetchRequest::get(&seller.url()), "v1").await.unwrap();
     assert_eq!((old.answer.status, receipt(&old).scheme.as_str()), (200, "x402-v1 exact"));
+    let told = seller.terms.lock().unwrap().seen.last().unwrap().3.clone();
+    assert_eq!(told, Some(metadata), "version 1 has no other room for it");
     assert!(is_settled(receipt(&old)));
 
     // Another payee than was paid here before: refused, as what it is, where nobody has registered it.

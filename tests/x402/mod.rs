@@ -1,6 +1,6 @@
 //! HTTP 402, with official clients and servers.
 
-mod buyer;
+pub mod buyer;
 mod buyer_channels;
 mod buyer_twins;
 mod buyer_ways;
@@ -10,6 +10,7 @@ mod facilitator;
 mod facilitator_channels;
 mod facilitator_wallet;
 mod hostile;
+mod layer;
 mod official;
 mod redeemed;
 mod restored;

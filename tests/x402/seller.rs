@@ -37,7 +37,8 @@ pub struct Shop {
 
 impl Shop {
     /// Lets the next daemon of a world sell what an upstream here makes: `/paid` and `/slow` for 0.01
-    /// USDC to the wallet, `/fail` for the same, which fails.
+    /// USDC to the wallet, `/fail` for the same, which fails; and the same under `/theirs/` for a
+    /// registered payee, by signed transfers.
     pub async fn open(world: &mut World) -> Self {
         let made = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&made);
@@ -46,14 +47,19 @@ impl Shop {
             async move {
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
                 let path = request.uri().path().to_owned();
+                let method = request.method().to_string();
                 if path == "/slow" {
                     tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
                 let payer = request.headers().get("bursar-payer");
                 let payer = payer.map(|value| value.to_str().unwrap().to_owned());
-                let body = json!({ "number": number, "headers": names, "payer": payer });
-                let status = if path == "/fail" { 500 } else { 200 };
+                let sent = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+                let body = json!({
+                    "number": number, "headers": names, "payer": payer,
+                    "method": method, "length": sent.len(),
+                });
+                let status = if path.ends_with("/fail") { 500 } else { 200 };
                 (StatusCode::from_u16(status).unwrap(), axum::Json(body))
             }
         });
@@ -63,6 +69,11 @@ impl Shop {
         let shop = Self::of(&behind, made);
         world.env.extend(shop.env(world, "prices.toml"));
         shop
+    }
+
+    /// What a test sells by itself.
+    pub fn at(url: String, made: Arc<AtomicU64>) -> Self {
+        Self { url, behind: String::new(), made }
     }
 
     fn of(behind: &str, made: Arc<AtomicU64>) -> Self {
@@ -85,6 +96,8 @@ impl Shop {
                  description = \"one answer\"\n"
             );
         }
+        list += "[[route]]\npath = \"/theirs/{what}\"\nmethods = [\"GET\", \"POST\"]\nprice = \"0.01\"\n\
+                 description = \"one answer\"\npay_to = \"acme-data\"\noffers = [\"exact\"]\n";
         let file = world.card.config.with_file_name(file);
         std::fs::write(&file, list).unwrap();
         vec![("BURSAR_PAYWALL", file.into()), ("BURSAR_UPSTREAM", self.behind.clone().into())]
@@ -320,9 +333,19 @@ async fn one_payment_buys_one_answer_on_a_chain_nobody_knows() {
     let theirs = shop.pay("/paid", &shop.named("/paid", &other, name, |_| ()).await).await;
     assert!(theirs.0 == 200 && theirs.1 != first.1, "{theirs:?}");
     assert_eq!((shop.made(), world.chain.usdc_of(other.address()).await), (5, 990_000));
-    assert_eq!(sales(&world).await, [("final".to_owned(), 5)]);
+    // The official extension's client says so too: signed anew, it is the same purchase.
+    let buyer = Official::buyer(&world, "named").await;
+    let had = world.chain.usdc_of(buyer.address()).await;
+    let order = json!({ "url": format!("{}/paid", shop.url), "id": "pay_of_the_official_client" });
+    let (first, second) = (buyer.ask(order.clone()).await, buyer.ask(order).await);
+    let shown = |answer: &Value| answer["requests"][1]["headers"]["payment-signature"].clone();
+    assert!(shown(&first).is_string() && shown(&first) != shown(&second), "{first}");
+    assert_eq!((&first["status"], &second["status"]), (&json!(200), &json!(200)), "{second}");
+    assert_eq!((&first["body"], shop.made()), (&second["body"], 6));
+    assert_eq!(world.chain.usdc_of(buyer.address()).await, had - 10_000);
+    assert_eq!(sales(&world).await, [("final".to_owned(), 6)]);
     strangers_get_nothing(&mut world, &shop).await;
-    assert_eq!(sales(&world).await, [("final".to_owned(), 5)]);
+    assert_eq!(sales(&world).await, [("final".to_owned(), 6)]);
 }
 
 /// Strangers where what no route names is free: they get nothing that is priced, by whatever method or
