@@ -76,6 +76,24 @@ impl Case {
         self.judge(amount).decision == Decision::Allow
     }
 
+    /// Judges the price of a call; what refuses it, if something does.
+    fn buys(&self, amount: &str, used: FetchUsed, by: FetchBy) -> Option<Refusal> {
+        let question = Question {
+            agent: &self.policy.agent,
+            payee: self.to,
+            payee_label: Some("shop"),
+            amount: usdc(amount),
+            context: &self.context,
+            invoice_taken: false,
+            reserved: &[],
+        };
+        let (chain, payee) = (self.chain.as_ref(), self.payee.as_ref());
+        let usage = (&self.usage, used, by);
+        let judged =
+            evaluate_fetch(&self.policy, chain, payee, usage, &self.wallet, &question, self.now);
+        judged.err()
+    }
+
     fn spend(&mut self, amount: &str, at: u64) {
         let facts = Facts { payee: self.to, amount: usdc(amount), overrides: 0 };
         self.usage.settle(&facts, at);
@@ -347,6 +365,103 @@ fn an_approved_payment_past_the_caps_leaves_them_alone() {
     assert!(case.allows("100"), "the cap's room is as it was");
     case.usage.settle(&facts, NOW);
     assert!(case.allows("100"));
+}
+
+const FETCH: &str = "[fetch]\nper_call = '0.10'\nhost_day = '1'\nday = '2'\nminute = '0.5'\nloops = { same_call = 3, \
+     failures = 2, within = '60s' }";
+
+#[test]
+fn every_limit_of_fetch_refuses_one_unit_above_it_and_says_what_is_left() {
+    let case = Case::new("", FETCH);
+    let used = |host: &str, all: &str, minute: &str| FetchUsed {
+        host: usdc(host),
+        all: usdc(all),
+        minute: usdc(minute),
+    };
+    for (used, fits, above, code, rule, room) in [
+        (used("0", "0", "0"), "0.1", "0.100001", Code::PriceTooHigh, "per_call", ["0.1", "0"]),
+        (
+            used("0.45", "0.45", "0.45"),
+            "0.05",
+            "0.050001",
+            Code::TooManyPayments,
+            "minute",
+            ["0.5", "0.45"],
+        ),
+        (
+            used("0.95", "0.95", "0"),
+            "0.05",
+            "0.050001",
+            Code::DayCapExceeded,
+            "host_day",
+            ["1", "0.95"],
+        ),
+        // Nothing from this host yet: what the others were paid counts.
+        (used("0", "1.95", "0"), "0.05", "0.050001", Code::DayCapExceeded, "day", ["2", "1.95"]),
+        // A limit that was lowered below what is used leaves nothing.
+        (used("0", "7", "0"), "0", "0.000001", Code::DayCapExceeded, "day", ["2", "7"]),
+    ] {
+        for by in [FetchBy::Apart, FetchBy::Counted] {
+            if fits != "0" {
+                assert_eq!(case.buys(fits, used, by), None, "{rule}: {fits}");
+            }
+            let refused = case.buys(above, used, by).unwrap();
+            let named = refused.rule.as_deref();
+            assert_eq!((refused.code, named), (code, Some(format!("fetch.{rule}").as_str())));
+            assert_eq!(
+                (refused.limit.as_deref(), refused.used.as_deref()),
+                (Some(room[0]), Some(room[1]))
+            );
+            let left = usdc(room[0]).saturating_sub(usdc(room[1])).to_string();
+            assert_eq!(refused.remaining, Some(left), "{rule}");
+            let wait = (rule == "minute").then_some(60);
+            assert_eq!(refused.retry_after, wait, "{rule}");
+        }
+    }
+    // Without a limit for the minute there is none; without the table nothing is bought.
+    let free = Case::new("", "[fetch]\nper_call = '0.10'\nhost_day = '1'\nday = '2'");
+    assert_eq!(free.buys("0.1", used("0.5", "0.5", "0.5"), FetchBy::Apart), None);
+    let none = Case::new("", "").buys("0.01", FetchUsed::default(), FetchBy::Apart).unwrap();
+    assert_eq!((none.code, none.rule.as_deref()), (Code::HostNotAllowed, Some("fetch")));
+}
+
+#[test]
+fn what_leaves_the_wallet_for_a_call_is_held_to_the_limits_of_payments_too() {
+    let mut case = Case::new("over_cap = 'ask'", FETCH);
+    case.spend("999.95", NOW);
+    let free = FetchUsed::default();
+    assert_eq!(case.buys("0.05", free, FetchBy::Counted), None);
+    let refused = case.buys("0.06", free, FetchBy::Counted).unwrap();
+    assert_eq!((refused.code, refused.rule.as_deref()), (Code::DayCapExceeded, Some("limits.day")));
+    assert!(refused.hint.unwrap().contains("cannot be asked"), "nobody waits for a quorum");
+    assert_eq!(case.buys("0.06", free, FetchBy::Apart), None, "it left the wallet before");
+    case.usage.frozen = true;
+    let refused = case.buys("0.01", free, FetchBy::Apart).unwrap();
+    assert_eq!(refused.code, Code::AgentFrozen);
+}
+
+#[test]
+fn a_call_goes_to_listed_hosts_only() {
+    let mut case = Case::new("hosts = ['api.example.com', '*.data.example']", FETCH);
+    let free = FetchUsed::default();
+    for (host, passes) in [
+        (Some("api.example.com"), true),
+        (Some("x.data.example"), true),
+        (Some("data.example"), false),
+        (Some("api.example.com.evil.example"), false),
+        (None, false),
+    ] {
+        case.context.host = host.map(str::to_owned);
+        // Before any price is known, and when one is.
+        let chain = case.chain.as_ref();
+        let called =
+            may_fetch(&case.policy, chain, &case.usage, &case.wallet, &case.context, case.now);
+        for refused in [called.err(), case.buys("0.01", free, FetchBy::Apart)] {
+            let told = refused.map(|refused| (refused.code, refused.rule));
+            let expected = Some((Code::HostNotAllowed, Some("hosts".into())));
+            assert_eq!(told, expected.filter(|_| !passes), "{host:?}");
+        }
+    }
 }
 
 proptest! {

@@ -50,6 +50,9 @@ async fn channels_are_shown_claimed_and_closed() {
     let till = Till::start(&world, acme, PRICE).await;
     let bought = world.agent(BUYER).fetch(&FetchRequest::get(&till.url()), "call").await.unwrap();
     let own = bought.receipt.unwrap().channel.unwrap().id;
+    let told = till.state.lock().unwrap().payer.clone().unwrap();
+    assert!(told.starts_with(&format!("account=\"{wallet}\"")), "{told}");
+    assert!(told.contains("wallet-type=\"contract\", agent=\"ember\""), "{told}");
     let view = shown(&world, &omar);
     assert!(view.keeper);
     assert_eq!((view.paid_by.len(), view.paying.len(), view.owed.units()), (1, 1, PRICE));

@@ -17,7 +17,7 @@ use bursar::{
 };
 use serde_json::json;
 
-use super::desk::{Desk, now_s, offer, request};
+use super::desk::{Desk, now_s, offer, request, request_v1};
 use crate::support::{Plan, World};
 
 /// Seconds of a coupon's period on the devnet.
@@ -29,7 +29,7 @@ fn by_coupon(
     agent: &PrivateKeySigner,
     offer: &Requirements,
     number: u16,
-) -> FacilitatorRequest {
+) -> Payload {
     let terms = offer.terms().unwrap();
     let (period, index) = (now_s() / PERIOD_S, coupon::index(0, number));
     let authorization = Authorization {
@@ -43,7 +43,7 @@ fn by_coupon(
     let domain = token_domain("USDC", "2", terms.chain_id, terms.asset);
     let signature = agent.sign_hash_sync(&authorization.digest(&domain)).unwrap();
     let signature = coupon::blob(&authorization.message(), index, &signature);
-    request(offer, &Payload { signature, authorization })
+    Payload { signature, authorization }
 }
 
 /// A payment of the wallet's that `redeemer` may redeem (zero: anybody).
@@ -82,15 +82,20 @@ async fn the_wallet_s_coupons_and_redemptions_are_settled() {
     if left_s < 90 {
         tokio::time::sleep(std::time::Duration::from_secs(left_s)).await;
     }
-    let world = Plan::new().start().await;
+    // Version 1 has a name for this chain.
+    let world = Plan::new().twin().start().await;
     let desk = Desk::of(&world);
     let agent = world.daemon_keys().agent(0).unwrap();
     assert_eq!(agent.address(), world.address("atlas"));
     let payee = world.payee("acme-data");
     let offer = |units| offer(&world, payee, units);
     let mut due = 0;
-    for number in 0..2 {
-        let payment = by_coupon(&world, &agent, &offer(10_000), number);
+    let coupon = |units, number| by_coupon(&world, &agent, &offer(units), number);
+    for payment in [
+        request(&offer(10_000), &coupon(10_000, 0)),
+        request(&offer(10_000), &coupon(10_000, 1)),
+        request_v1(&offer(10_000), &coupon(10_000, 2)),
+    ] {
         let verified = desk.verify(&payment).await;
         assert!(verified.is_valid, "{verified:?}");
         let settled = desk.settle(&payment).await;
@@ -102,10 +107,13 @@ async fn the_wallet_s_coupons_and_redemptions_are_settled() {
     // The wallet's own rules are what refuses here: class, payee, and whose word it is.
     let stranger = PrivateKeySigner::random();
     let nobody = super::desk::offer(&world, stranger.address(), 10_000);
+    let theirs = by_coupon(&world, &stranger, &offer(10_000), 7);
     for (payment, what) in [
-        (by_coupon(&world, &agent, &offer(10_001), 5), "above the class"),
-        (by_coupon(&world, &agent, &nobody, 6), "no payee of the registry"),
-        (by_coupon(&world, &stranger, &offer(10_000), 7), "nobody's coupon"),
+        (request(&offer(10_001), &coupon(10_001, 5)), "above the class"),
+        (request_v1(&offer(10_001), &coupon(10_001, 5)), "above the class, by version 1"),
+        (request(&nobody, &by_coupon(&world, &agent, &nobody, 6)), "no payee of the registry"),
+        (request(&offer(10_000), &theirs), "nobody's coupon"),
+        (request_v1(&offer(10_000), &theirs), "nobody's coupon, by version 1"),
     ] {
         let payment = serde_json::to_value(payment).unwrap();
         desk.refuses(&payment, &Reason::InvalidSignature, what).await;
@@ -140,5 +148,5 @@ async fn the_wallet_s_coupons_and_redemptions_are_settled() {
         let payment = serde_json::to_value(payment).unwrap();
         desk.refuses(&payment, &Reason::InvalidTransactionState, what).await;
     }
-    assert_eq!((world.chain.usdc_of(payee).await, desk.sent().await), (due, 5));
+    assert_eq!((world.chain.usdc_of(payee).await, desk.sent().await), (due, 6));
 }

@@ -70,6 +70,8 @@ pub struct Book {
     pub channels: HashMap<B256, Count>,
     /// Vouchers as they came.
     pub seen: Vec<Vouched>,
+    /// Who was said to pay, by the last of them.
+    pub payer: Option<String>,
     pub sold: u64,
     /// So many vouchers are told that the channel is busy.
     pub busy: u32,
@@ -113,6 +115,7 @@ impl Till {
             price,
             channels: HashMap::new(),
             seen: Vec::new(),
+            payer: None,
             sold: 0,
             busy: 0,
             asked: 0,
@@ -247,6 +250,7 @@ async fn serve(State(shop): State<Shop>, headers: HeaderMap) -> Response {
         panic!("only vouchers are sent")
     };
     state.seen.push(vouched.clone());
+    state.payer = headers.get("payer-metadata").map(|value| value.to_str().unwrap().to_owned());
     let (id, max) = (vouched.voucher.channel_id, vouched.voucher.max_claimable_amount);
     assert_eq!(shop.offer.hub.channel_id(&vouched.channel_config.into()), id);
     let digest = shop.offer.hub.voucher_digest(id, max);
