@@ -858,6 +858,7 @@ impl Engine {
     /// # Errors
     /// `agent_inactive` if there is no such agent any more.
     pub async fn permissions(&self, agent: &AgentId) -> Result<Permissions, Refusal> {
+        let fetch = buyer::room(&self.inner, agent).await?;
         let now_s = self.inner.now_s();
         let book = self.inner.book();
         let known = book.agents.get(agent).ok_or_else(|| {
@@ -879,6 +880,7 @@ impl Engine {
             policy_version: chain.map_or(0, |chain| chain.version),
             categories: book.categories.names_of(mask),
             limits: policy::limit_views(policy, chain, &known.usage, &book.wallet, now_s),
+            fetch,
             payees: book.payee_list(mask),
         })
     }

@@ -206,6 +206,9 @@ pub struct Permissions {
     pub categories: Vec<String>,
     /// Every limit.
     pub limits: Vec<LimitView>,
+    /// What it may buy over HTTP 402, and what is left of it; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<crate::buyer::FetchRoom>,
     /// Everyone it may pay without operators.
     pub payees: Vec<crate::payment::Payee>,
 }

@@ -36,10 +36,13 @@ pub(crate) use self::{
     call::Call,
     odd::Odd,
     shop::{Shop, fetch, remember},
-    show::{list, show},
+    show::{list, room, show},
 };
 pub use self::{
-    view::{Answer, ChannelPart, FetchRequest, FetchView, OfferView, PurchasePage, Receipt},
+    view::{
+        Answer, ChannelPart, CouponRoom, FetchRequest, FetchRoom, FetchView, HostRoom, OfferView,
+        PurchasePage, Receipt,
+    },
     web::WebError,
 };
 

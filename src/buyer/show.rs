@@ -2,17 +2,22 @@
 
 use std::collections::HashMap;
 
-use alloy::primitives::B256;
+use alloy::primitives::{Address, B256};
 
-use super::{ChannelPart, PurchasePage, Receipt};
+use super::{ChannelPart, CouponRoom, FetchRoom, HostRoom, PurchasePage, Receipt};
 use crate::{
     clock,
+    contract::coupon::{self, CouponGrant},
     engine::Inner,
     money::Usdc,
     payment::{AgentId, PaymentId},
     refusal::{Code, Refusal},
     store::{PurchaseRow, StoreError},
+    view::LimitView,
 };
+
+/// Hosts that an agent is told of by name.
+const HOSTS: u32 = 20;
 
 /// Tells how far a purchase has come, with what is left in its channel.
 ///
@@ -56,6 +61,70 @@ fn told(row: &PurchaseRow, repeated: bool, left: Usdc) -> Receipt {
         repeated,
         created_at: clock::at_ms(row.created_ms),
     }
+}
+
+/// Tells what an agent may buy, and what is left of it; `None`: its policy has no `[fetch]`.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn room(inner: &Inner, agent: &AgentId) -> Result<Option<FetchRoom>, StoreError> {
+    let (now_s, now_ms) = (inner.now_s(), inner.clock.now_ms());
+    let (limits, hosts, grant, address) = {
+        let book = inner.book();
+        let Some(known) = book.agents.get(agent) else { return Ok(None) };
+        let Some(limits) = known.policy.fetch else { return Ok(None) };
+        let hosts = known.policy.hosts.iter().map(ToString::to_string).collect();
+        (limits, hosts, known.coupons, known.address)
+    };
+    // What is asked of no host in particular.
+    let used = inner.store.bought_by(agent, "", now_ms).await?;
+    let together = |rule: &str, limit: Usdc, used: Usdc| LimitView {
+        rule: rule.to_owned(),
+        limit: limit.to_string(),
+        used: used.to_string(),
+        remaining: limit.saturating_sub(used).to_string(),
+        returns_in: None,
+        on_chain: false,
+    };
+    let mut whole = vec![together("fetch.day", limits.day, used.all)];
+    whole.extend(limits.minute.map(|limit| together("fetch.minute", limit, used.minute)));
+    let by_host = inner.store.bought_from_each(agent, now_ms, HOSTS).await?;
+    let by_host = by_host.into_iter().map(|(host, used)| {
+        let remaining = limits.host_day.saturating_sub(used);
+        HostRoom { host, used, remaining }
+    });
+    Ok(Some(FetchRoom {
+        hosts,
+        per_call: limits.per_call,
+        host_day: limits.host_day,
+        by_host: by_host.collect(),
+        limits: whole,
+        loops: limits.loops,
+        float: limits.float,
+        channel: limits.channel,
+        coupons: coupons_left(inner, (address, &grant), now_s).await?,
+    }))
+}
+
+/// Counts the coupons that an agent has left in the period of `now_s`.
+async fn coupons_left(
+    inner: &Inner,
+    (address, grant): (Address, &CouponGrant),
+    now_s: u64,
+) -> Result<Vec<CouponRoom>, StoreError> {
+    let Some(period) = grant.period(now_s) else { return Ok(Vec::new()) };
+    let next_s = period.saturating_add(1).saturating_mul(grant.period_s.into());
+    let mut left = Vec::new();
+    for (at, class) in grant.classes.iter().enumerate().filter(|(_, class)| class.count > 0) {
+        let taken = inner.store.next_nonce(&coupon::counter(address, period, at)).await?;
+        left.push(CouponRoom {
+            most: Usdc::from_units(class.most).unwrap_or_default(),
+            count: class.count,
+            remaining: class.count.saturating_sub(u16::try_from(taken).unwrap_or(u16::MAX)),
+            returns_in: next_s.saturating_sub(now_s),
+        });
+    }
+    Ok(left)
 }
 
 /// Shows one of an agent's purchases.

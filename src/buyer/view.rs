@@ -11,7 +11,9 @@ use super::{PayerKind, PurchaseState};
 use crate::{
     money::Usdc,
     payment::{AgentId, FundsMoved, PaymentId},
+    policy::FetchLoops,
     refusal::Refusal,
+    view::LimitView,
 };
 
 /// What an agent sends to `POST /v1/fetch`.
@@ -206,4 +208,61 @@ pub struct PurchasePage {
     /// Pass it as `cursor` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// What an agent may buy from sellers that answer 402: `[fetch]` of its policy, and what is left of it.
+/// Amounts are decimal USDC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FetchRoom {
+    /// Hosts it may buy from, like `api.example.com` or `*.example.com`; empty: any.
+    pub hosts: Vec<String>,
+    /// Largest price of one call.
+    #[schema(value_type = String)]
+    pub per_call: Usdc,
+    /// What one host may be paid over any 24 hours.
+    #[schema(value_type = String)]
+    pub host_day: Usdc,
+    /// Hosts that were paid in the last 24 hours, the most first, 20 at most.
+    pub by_host: Vec<HostRoom>,
+    /// What all hosts together may be paid: `fetch.day`, and `fetch.minute` where there is one.
+    pub limits: Vec<LimitView>,
+    /// The loop breaker: calls of one method and URL, the query left out.
+    pub loops: FetchLoops,
+    /// Most that its float may hold; absent: it has none, and pays no seller that takes only plain accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub float: Option<Usdc>,
+    /// Most that one deposit into a channel gives; absent: it pays through no channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub channel: Option<Usdc>,
+    /// The wallet's coupons for it in this period, by size.
+    pub coupons: Vec<CouponRoom>,
+}
+
+/// What a host was paid of `fetch.host_day`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostRoom {
+    /// The host.
+    pub host: String,
+    /// In the last 24 hours, reservations included.
+    #[schema(value_type = String)]
+    pub used: Usdc,
+    /// What it may still be paid.
+    #[schema(value_type = String)]
+    pub remaining: Usdc,
+}
+
+/// Coupons of one size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CouponRoom {
+    /// What each is good for at most.
+    #[schema(value_type = String)]
+    pub most: Usdc,
+    /// How many there are in a period.
+    pub count: u16,
+    /// How many of them are left in this one.
+    pub remaining: u16,
+    /// Seconds until the next period begins, with all of them.
+    pub returns_in: u64,
 }

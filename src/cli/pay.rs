@@ -7,9 +7,12 @@ use clap::{Args as ClapArgs, builder::TypedValueParser as _};
 
 use super::{CliError, Kind, block_on, remote::Remote, table::table};
 use crate::{
+    buyer::FetchRoom,
     client::AgentClient,
     keys::read_agent_key,
+    money::Usdc,
     payment::{Context, PaymentId, PaymentRequest, State},
+    policy::FetchLoops,
     review::one_line,
     view::{LimitView, PaymentPage, PaymentView, Permissions, Simulation, Verdict, WaitView},
 };
@@ -283,16 +286,64 @@ fn permissions_text(permissions: &Permissions) -> String {
             payee.categories.join(", "),
         ]);
     }
+    let mut limits = permissions.limits.clone();
+    let fetch = match &permissions.fetch {
+        Some(fetch) => {
+            limits.extend(fetch_limits(fetch));
+            fetch_text(fetch)
+        }
+        None => "buys nothing over HTTP: its policy has no [fetch]".to_owned(),
+    };
     format!(
-        "{} ({}) {active}\nceiling {} USDC; until {}; policy version {}; categories {}\n\n{}\n\n{payees}",
+        "{} ({}) {active}\nceiling {} USDC; until {}; policy version {}; categories {}\n{fetch}\n\n{}\n\n{payees}",
         permissions.agent,
         permissions.address,
         permissions.ceiling,
         permissions.expires_at,
         permissions.policy_version,
         one_line(&permissions.categories.join(", ")),
-        limits_text(&permissions.limits),
+        limits_text(&limits),
     )
+}
+
+/// What has a limit and no count.
+fn fetch_text(fetch: &FetchRoom) -> String {
+    let hosts = match fetch.hosts.as_slice() {
+        [] => "any host".to_owned(),
+        hosts => one_line(&hosts.join(", ")),
+    };
+    let size = |most: Option<Usdc>| most.map_or("none".to_owned(), |most| format!("{most} USDC"));
+    let FetchLoops { same_call, failures, within_s } = fetch.loops;
+    format!(
+        "buys over HTTP from {hosts}: {} USDC a call, {} USDC a host in 24 hours\n\
+         the same call {same_call} times in {within_s} s, {failures} failures; float {}; deposit into a \
+         channel {}",
+        fetch.per_call,
+        fetch.host_day,
+        size(fetch.float),
+        size(fetch.channel),
+    )
+}
+
+fn fetch_limits(fetch: &FetchRoom) -> Vec<LimitView> {
+    let mut rows = fetch.limits.clone();
+    rows.extend(fetch.by_host.iter().map(|host| LimitView {
+        rule: format!("fetch.host_day {}", one_line(&host.host)),
+        limit: fetch.host_day.to_string(),
+        used: host.used.to_string(),
+        remaining: host.remaining.to_string(),
+        returns_in: None,
+        on_chain: false,
+    }));
+    rows.extend(fetch.coupons.iter().map(|size| LimitView {
+        rule: format!("coupons of {}", size.most),
+        limit: size.count.to_string(),
+        used: (size.count - size.remaining.min(size.count)).to_string(),
+        remaining: size.remaining.to_string(),
+        returns_in: Some(size.returns_in),
+        on_chain: true,
+    }));
+    rows
 }
 
 /// Limits as a table.

@@ -172,7 +172,7 @@ pub struct FetchLimits {
 }
 
 /// The loop breaker of calls: the same method and URL, its query left out, again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FetchLoops {
     /// So many paid calls are let through in any interval of `within_s`.
     pub same_call: u32,

@@ -373,6 +373,29 @@ impl Store {
         read_used(&used(agent, host, now_ms).fetch_one(&self.readers).await?)
     }
 
+    /// Adds up what an agent bought from each host in the same 24 hours, the most first, so many hosts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn bought_from_each(
+        &self,
+        agent: &AgentId,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<(String, Usdc)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT host, CAST(SUM(amount) AS BIGINT) AS paid FROM bought
+             WHERE agent_id = $1 AND minute >= $2
+             GROUP BY host HAVING SUM(amount) > 0 ORDER BY paid DESC, host LIMIT $3",
+        )
+        .bind(agent.as_str())
+        .bind(now_ms.saturating_sub(DAY_MS).div_euclid(MINUTE_MS))
+        .bind(i64::from(most))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, narrow_amount(row.try_get(1)?)?))).collect()
+    }
+
     /// Adds up what of a payer's money is signed away, as [`Tx::signed_away`] does.
     ///
     /// # Errors

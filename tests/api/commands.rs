@@ -81,7 +81,9 @@ async fn freeze_at_once_unfreeze_by_quorum() {
     let pay = format!("pay acme-data 1 --reason x --key f {atlas}");
     let refused = ends(&world, &pay, 1);
     assert!(refused.contains("agent_frozen") && refused.contains("money moved: no"), "{refused}");
-    assert!(ends(&world, &format!("permissions {atlas}"), 0).contains("may not pay"));
+    let may = ends(&world, &format!("permissions {atlas}"), 0);
+    assert!(may.contains("may not pay") && may.contains("buys over HTTP from any host"), "{may}");
+    assert!(may.contains("fetch.day") && may.contains("coupons of "), "{may}");
 
     let proposal = json(&world, &format!("unfreeze atlas {olivia} --yes"));
     let id = proposal["id"].as_str().unwrap();

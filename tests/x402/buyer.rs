@@ -178,6 +178,10 @@ async fn the_wallet_itself_pays_by_coupons() {
         })
         .await;
     }
+    let may = world.agent("atlas").permissions().await.unwrap().fetch.unwrap();
+    let taken: u16 = may.coupons.iter().map(|size| size.count - size.remaining).sum();
+    assert_eq!(taken, 2, "{may:?}");
+    assert!(may.coupons.iter().all(|size| (1..=3_600).contains(&size.returns_in)), "{may:?}");
     // A crash between signing and sending: the same coupon, and one charge.
     let good = offer(&world, payee, PRICE);
     let seller = Hostile::start(&world, offered(std::slice::from_ref(&good)), Then::Sell).await;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use bursar::{
-    buyer::{ChannelPart, FetchRequest, FetchView, PayerKind, PurchaseState, Receipt},
+    buyer::{ChannelPart, FetchRequest, FetchView, HostRoom, PayerKind, PurchaseState, Receipt},
     client::AgentClient,
     clock::Clock,
     contract::{IPolicyChanges, hub::HUB},
+    money::Usdc,
     payment::FundsMoved,
+    policy::FetchLoops,
     refusal::Code,
     view::PurseView,
 };
@@ -22,12 +24,12 @@ use super::{
 use crate::support::{Official, Plan, RefusedWith as _, World, wait_for};
 
 /// The price of a call, in base units.
-const PRICE: u64 = 1_000;
+pub const PRICE: u64 = 1_000;
 /// Buys; its policy lets a deposit give so much.
-const BUYER: &str = "ember";
-const DEPOSIT: u64 = 500_000;
+pub const BUYER: &str = "ember";
+pub const DEPOSIT: u64 = 500_000;
 
-fn plan() -> Plan {
+pub fn plan() -> Plan {
     Plan::new().policy(
         BUYER,
         "channel = \"0.25\"",
@@ -613,6 +615,19 @@ async fn what_is_in_a_frozen_agent_s_channels_comes_home() {
     let queued = told("payment.queued").await;
     let named: Vec<_> = queued.iter().map(|entry| &entry["channel"]).collect();
     assert_eq!(named, [&json!(channels[0]), &json!(channels[1])]);
+
+    // The agent can read what it may buy, what it bought, and what is left.
+    let may = world.agent(BUYER).permissions().await.unwrap().fetch.unwrap();
+    let usdc = |text: &str| text.parse::<Usdc>().unwrap();
+    let sizes = (may.per_call, may.host_day, may.channel);
+    assert_eq!(sizes, (usdc("0.1"), usdc("5"), Some(usdc("0.5"))));
+    assert_eq!(may.loops, FetchLoops { same_call: 1_000, failures: 100, within_s: 60 });
+    let host =
+        HostRoom { host: "127.0.0.1".to_owned(), used: usdc("0.002"), remaining: usdc("4.998") };
+    assert_eq!((may.hosts.as_slice(), may.by_host.as_slice()), (&[][..], &[host][..]));
+    let day = may.limits.iter().find(|limit| limit.rule == "fetch.day").unwrap();
+    assert_eq!(day.used, "0.002");
+    assert_eq!(usdc(&day.remaining), usdc(&day.limit).saturating_sub(usdc("0.002")));
 
     let freeze = IPolicyChanges::setFrozenCall { agent: world.address(BUYER), frozen: true };
     let order = world.order(freeze, 0).await;
