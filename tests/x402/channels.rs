@@ -2,9 +2,9 @@
 //! two steps, payers that leave, daemons that take over. Nobody is served unpaid or charged twice, and
 //! what was charged is claimed, never above what was signed.
 //!
-//! `C2`, `C11` and the like name the cases of the channels' threat list that a test shows. Elsewhere: C21
-//! is in `facilitator_channels.rs`, C9 and C12 in `buyer_channels.rs`, what the hub itself refuses in
-//! `tests/contracts/`.
+//! `C2`, `C11` and the like name the cases of the channels' threat list that a test shows. Elsewhere: C9,
+//! C10 and C12 in `buyer_channels.rs`, C20 in `reorgs.rs`, C21 in `facilitator_channels.rs`, what the hub
+//! itself refuses in `tests/contracts/`; kills at random moments are in `kills.rs`.
 
 use std::time::Duration;
 
