@@ -45,8 +45,14 @@ async fn a_job_is_opened_delivered_released_disputed_and_split() {
     }
     assert!(shown.contains("○  reclaim"), "{shown}");
 
-    ends(&world, &format!("submit {id} --text 'weights.bin' --wait {borealis}"), 0);
+    let link = "https://files.example/weights.bin";
+    ends(&world, &format!("submit {id} --text 'weights.bin' --link {link} --wait {borealis}"), 0);
     until(&world, &id, &borealis, "submitted").await;
+    let pool = world.tables().await;
+    let kept = sqlx::query_scalar::<_, String>("SELECT detail FROM escrow_action");
+    let kept = kept.fetch_all(&pool).await.unwrap();
+    assert!(kept.len() == 1 && kept[0].contains(link), "{kept:?}");
+    pool.close().await;
 
     // Only the arbiter speaks as the arbiter, and it is shown what it signs.
     let wrong = ends(&world, &format!("release {id} --total 10 {omar} --yes"), 1);
