@@ -1,6 +1,7 @@
 //! JSON-RPC to a node: bounded answers, time-outs, batches, and an honest "don't know".
 
 use std::{
+    collections::HashSet,
     fmt::{self, Debug},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
@@ -717,7 +718,12 @@ impl Rpc {
             "toBlock": format!("{to:#x}"),
             "topics": topics,
         }]);
-        Ok(self.under(top, &[("eth_getLogs", &filter)]).await?.pop().unwrap_or_default())
+        let lists = self.under(top, &[("eth_getLogs", &filter)]).await?;
+        let mut logs: Vec<Log> = lists.into_iter().next().unwrap_or_default();
+        // One log has one place in one block: what a node lists twice happened once.
+        let mut seen = HashSet::new();
+        logs.retain(|log| seen.insert((log.block_hash, log.log_index)));
+        Ok(logs)
     }
 }
 

@@ -104,7 +104,7 @@ async fn an_endpoint_on_another_chain_is_skipped() {
     assert!(matches!(refused, Err(RpcError::WrongChain { found: 1, expected: CHAIN })));
 }
 
-/// A block 9 whose hash is all `digit`, and a log of that chain's own.
+/// A block 9 whose hash is all `digit`, and a log of that chain's own, listed twice.
 fn branch(method: &str, digit: &str) -> (StatusCode, String) {
     let hash = format!("0x{}", digit.repeat(64));
     let result = match method {
@@ -112,11 +112,14 @@ fn branch(method: &str, digit: &str) -> (StatusCode, String) {
         "eth_getBlockByNumber" => {
             json!({ "number": "0x9", "hash": hash, "parentHash": B256::ZERO, "timestamp": "0x1" })
         }
-        _ => json!([{
-            "address": Address::ZERO, "topics": [hash], "data": "0x", "blockNumber": "0x9",
-            "blockHash": hash, "transactionHash": hash, "transactionIndex": "0x0",
-            "logIndex": "0x0", "removed": false,
-        }]),
+        _ => {
+            let log = json!({
+                "address": Address::ZERO, "topics": [hash], "data": "0x", "blockNumber": "0x9",
+                "blockHash": hash, "transactionHash": hash, "transactionIndex": "0x0",
+                "logIndex": "0x0", "removed": false,
+            });
+            json!([log, log])
+        }
     };
     (StatusCode::OK, json!({ "id": 0, "result": result }).to_string())
 }
@@ -132,6 +135,7 @@ async fn a_node_on_a_branch_that_the_others_left_is_not_asked_for_logs_and_depth
     let top = Head { number, hash, parent_hash, timestamp, base_fee_per_gas };
     let logs = rpc.logs(Address::ZERO, (1, 9), &[], &top).await.unwrap();
     assert_eq!(logs[0].topics(), [hash]);
+    assert_eq!(logs.len(), 1, "what is listed twice happened once");
 
     let rpc = Rpc::new(vec![left], CHAIN, Duration::from_secs(15)).unwrap();
     assert!(rpc.logs(Address::ZERO, (1, 9), &[], &top).await.is_err());

@@ -174,9 +174,7 @@ impl Store {
         let mut out = Hashing { to, hash: Sha256::new() };
         let schema = SCHEMA_VERSION.to_owned();
         out.line(&Head { bursar_backup: FORMAT, schema, made_ms: now_ms })?;
-        let begin =
-            if self.sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
-        let mut tx = self.readers.begin_with(begin).await.map_err(StoreError::from)?;
+        let mut tx = self.moment().await?;
         let mut count = 0_u64;
         for table in &*TABLES {
             let columns: Vec<String> = table.names().iter().map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ use alloy::{
     hex,
     primitives::{Address, B256},
 };
-use sqlx::{Row as _, any::AnyRow};
+use sqlx::{Any, Executor, Row as _, any::AnyRow};
 
 use super::{
     Store, StoreError, Tx,
@@ -414,24 +414,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn earnings(&self) -> Result<Vec<EarningRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT route, receiver, CAST(SUM(calls) AS BIGINT), CAST(SUM(amount) AS BIGINT),
-               CAST(SUM(booked) AS BIGINT)
-             FROM earning GROUP BY route, receiver ORDER BY route, receiver",
-        )
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(EarningRow {
-                    route: row.try_get(0)?,
-                    receiver: parse("earning.receiver", &row.try_get::<String, _>(1)?)?,
-                    calls: unsigned("earning.calls", row.try_get(2)?)?,
-                    amount: narrow_amount(row.try_get(3)?)?,
-                    booked: narrow_amount(row.try_get(4)?)?,
-                })
-            })
-            .collect()
+        earnings(&self.readers).await
     }
 
     /// Reads who is paid through channels, at most 1,000.
@@ -445,6 +428,29 @@ impl Store {
                 .await?;
         rows.iter().map(|row| parse("earning.receiver", &row.try_get::<String, _>(0)?)).collect()
     }
+}
+
+pub(super) async fn earnings(
+    from: impl Executor<'_, Database = Any>,
+) -> Result<Vec<EarningRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT route, receiver, CAST(SUM(calls) AS BIGINT), CAST(SUM(amount) AS BIGINT),
+           CAST(SUM(booked) AS BIGINT)
+         FROM earning GROUP BY route, receiver ORDER BY route, receiver",
+    )
+    .fetch_all(from)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(EarningRow {
+                route: row.try_get(0)?,
+                receiver: parse("earning.receiver", &row.try_get::<String, _>(1)?)?,
+                calls: unsigned("earning.calls", row.try_get(2)?)?,
+                amount: narrow_amount(row.try_get(3)?)?,
+                booked: narrow_amount(row.try_get(4)?)?,
+            })
+        })
+        .collect()
 }
 
 impl Tx {

@@ -43,7 +43,8 @@ use std::{
 };
 
 use sqlx::{
-    Any, AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, any::AnyPoolOptions,
+    Any, AnyConnection, AnyPool, Connection as _, Executor as _, Row as _, Transaction,
+    any::AnyPoolOptions,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use uuid::Uuid;
@@ -254,7 +255,7 @@ impl StoreLock {
 
 /// A transaction. Dropped without [`Tx::commit`], it is rolled back.
 pub struct Tx {
-    inner: sqlx::Transaction<'static, Any>,
+    inner: Transaction<'static, Any>,
     /// Changes of balances, added up and written once by [`Tx::commit`].
     balances: BTreeMap<String, [i64; 4]>,
     subscribers: Arc<[Subscriber]>,
@@ -330,6 +331,13 @@ impl Store {
         let mut tx = self.begin().await?;
         tx.delete_meta(SERVED).await?;
         tx.commit().await
+    }
+
+    /// Begins to read: all that is read in it stands as it stood at one moment.
+    async fn moment(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let begin =
+            if self.sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
+        Ok(self.readers.begin_with(begin).await?)
     }
 
     const fn marks(&self) -> Marks {

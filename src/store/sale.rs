@@ -8,6 +8,7 @@ use sqlx::{Row as _, any::AnyRow};
 
 use super::{
     Store, StoreError, Tx,
+    channel::earnings,
     payment::{json, narrow_amount, unsigned},
 };
 use crate::{
@@ -228,6 +229,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn route_sales(&self, wallet: Address) -> Result<Vec<RouteSales>, StoreError> {
+        // Sales and ledger change together.
+        let mut moment = self.moment().await?;
         let rows = sqlx::query(
             "SELECT s.route, s.pay_to,
                CAST(SUM(CASE WHEN s.state = 'final' THEN 1 ELSE 0 END) AS BIGINT),
@@ -243,7 +246,7 @@ impl Store {
              LEFT JOIN ledger_transfer t ON t.payment_id = s.id AND t.state = 'posted'
              GROUP BY s.route, s.pay_to ORDER BY s.route, s.pay_to",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *moment)
         .await?;
         let mut routes: BTreeMap<(String, Address), RouteSales> = BTreeMap::new();
         for row in rows {
@@ -261,7 +264,7 @@ impl Store {
             };
             routes.insert((route, pay_to), line);
         }
-        for earned in self.earnings().await? {
+        for earned in earnings(&mut *moment).await? {
             let key = (earned.route.clone(), earned.receiver);
             let none = || RouteSales::none(earned.route, earned.receiver);
             let line = routes.entry(key).or_insert_with(none);
@@ -274,7 +277,7 @@ impl Store {
             "SELECT debit, credit, CAST(SUM(amount) AS BIGINT) FROM ledger_transfer
              WHERE payment_id LIKE 'claim:%' AND state = 'posted' GROUP BY debit, credit",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *moment)
         .await?;
         for row in claims {
             let account =

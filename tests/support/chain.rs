@@ -1,5 +1,7 @@
 //! The chain seen directly, without the daemon: balances, logs, and anvil's levers.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use alloy::{
     primitives::{Address, B256, Bytes, U64, U256},
     providers::{Provider, ProviderBuilder, RootProvider},
@@ -105,7 +107,9 @@ impl Chain {
             .topic1(self.wallet.into_word())
             .from_block(0);
         let logs = self.node.get_logs(&filter).await.unwrap();
-        let mut list: Vec<Transfer> = logs
+        let mut list: Vec<Transfer> = self
+            .once(logs)
+            .await
             .iter()
             .map(|log| {
                 let event = IUsdc::Transfer::decode_log(&log.inner).unwrap();
@@ -118,6 +122,33 @@ impl Chain {
             .collect();
         list.sort_unstable();
         list
+    }
+
+    /// Each log once. A transaction runs once on a chain; after reorganisations this node was seen to list
+    /// those of whole blocks twice.
+    async fn once(&self, logs: Vec<Log>) -> Vec<Log> {
+        let mut places: BTreeMap<B256, BTreeSet<B256>> = BTreeMap::new();
+        for log in &logs {
+            places
+                .entry(log.transaction_hash.unwrap())
+                .or_default()
+                .insert(log.block_hash.unwrap());
+        }
+        for (tx, blocks) in places.iter_mut().filter(|(_, blocks)| blocks.len() > 1) {
+            eprintln!("the node lists {tx} in {} blocks", blocks.len());
+            let receipt = self.node.get_transaction_receipt(*tx).await.unwrap().unwrap();
+            blocks.retain(|block| receipt.block_hash == Some(*block));
+        }
+        let (all, mut seen) = (logs.len(), BTreeSet::new());
+        let once: Vec<Log> = logs
+            .into_iter()
+            .filter(|log| places[&log.transaction_hash.unwrap()].contains(&log.block_hash.unwrap()))
+            .filter(|log| seen.insert((log.block_hash, log.log_index)))
+            .collect();
+        if once.len() < all {
+            eprintln!("the node lists {} logs twice", all - once.len());
+        }
+        once
     }
 
     /// The wallet's own logs of one kind.
